@@ -1,0 +1,90 @@
+//! The seam through which readers reach bytes of packs, wherever those are.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{BlobStore, PackName, StoreError};
+
+/// A place that bytes are served from, nearest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// The node's own disk or memory.
+    Node,
+    /// The region's cache.
+    Region,
+    /// The object store.
+    Origin,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "node",
+            Self::Region => "region",
+            Self::Origin => "origin",
+        })
+    }
+}
+
+/// Bytes of a pack as some place gave them. They say nothing until they are checked against a
+/// hash, which is why this type offers no way to them but [`UnverifiedBytes::into_untrusted`].
+#[derive(Clone)]
+pub struct UnverifiedBytes(Bytes);
+
+impl UnverifiedBytes {
+    /// Marks bytes as not yet checked.
+    pub const fn new(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the bytes for checking or decoding. Never serve them.
+    pub fn into_untrusted(self) -> Bytes {
+        self.0
+    }
+}
+
+impl fmt::Debug for UnverifiedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UnverifiedBytes({} bytes)", self.0.len())
+    }
+}
+
+/// A tier that has packs.
+#[async_trait::async_trait]
+pub trait ChunkSource: fmt::Debug + Send + Sync + 'static {
+    /// Tells which tier this is.
+    fn tier(&self) -> Tier;
+
+    /// Returns exactly the bytes of `range` of a pack, unchecked, or an error; never fewer.
+    async fn fetch(&self, pack: PackName, range: Range<u64>)
+    -> Result<UnverifiedBytes, StoreError>;
+}
+
+/// The object store as the last tier.
+#[derive(Debug, Clone)]
+pub struct Origin(Arc<dyn BlobStore>);
+
+impl Origin {
+    /// Serves from `store`.
+    pub const fn new(store: Arc<dyn BlobStore>) -> Self {
+        Self(store)
+    }
+}
+
+#[async_trait::async_trait]
+impl ChunkSource for Origin {
+    fn tier(&self) -> Tier {
+        Tier::Origin
+    }
+
+    async fn fetch(
+        &self,
+        pack: PackName,
+        range: Range<u64>,
+    ) -> Result<UnverifiedBytes, StoreError> {
+        self.0.get_range(&pack.key(), range).await.map(UnverifiedBytes::new)
+    }
+}

@@ -1,0 +1,1 @@
+//! Lazily served file systems: the FUSE mount, the node cache, overlay mounts.

@@ -1,0 +1,1 @@
+//! Sandboxes: OCI bundles run by runc, crun or runsc.

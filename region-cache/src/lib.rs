@@ -1,0 +1,1 @@
+//! The region tier: a source of frames over plain HTTP range requests.

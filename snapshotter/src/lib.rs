@@ -1,0 +1,1 @@
+//! Images: OCI sources, layers, ingest and the node daemon.
