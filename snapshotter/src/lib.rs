@@ -1,1 +1,3 @@
 //! Images: OCI sources, layers, ingest and the node daemon.
+
+pub mod layer;
