@@ -1,1 +1,21 @@
 //! Lazily served file systems: the FUSE mount, the node cache, overlay mounts.
+//!
+//! [`View`] is the file system as plain values, [`ContentMount`] its FUSE mount, [`NodeCache`]
+//! the node's disk tier between them and the [`ContentReader`].
+
+mod content_reader;
+mod error;
+mod fuse;
+pub mod mount;
+mod node_cache;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod view;
+
+pub use content_reader::ContentReader;
+pub use error::FsError;
+pub use fuse::{ContentMount, ContentSession, MountError};
+pub use node_cache::NodeCache;
+pub use view::{
+    Attr, DirectoryEntry, Flavor, IMMUTABLE_VALID, Kind, Lookup, ROOT_INO, Statfs, Taken, View,
+};

@@ -1,0 +1,55 @@
+//! The seam to the tiers above the node: [`ContentReader`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use nacre_blobstore::{Chunk, ChunkId, ChunkList, ContentId, ReadError, Reader, Tree, TreeId};
+
+/// Reads verified chunks, trees and chunk lists from wherever they are.
+///
+/// Every method may be cancelled by dropping its future.
+#[async_trait::async_trait]
+pub trait ContentReader: fmt::Debug + Send + Sync + 'static {
+    /// Returns a chunk.
+    async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError>;
+
+    /// Returns a tree.
+    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError>;
+
+    /// Returns the chunks of a content of `size_bytes`.
+    async fn chunk_list(
+        &self,
+        content: ContentId,
+        size_bytes: u64,
+    ) -> Result<Arc<ChunkList>, ReadError>;
+
+    /// Returns the length in bytes of a content, or `None` when no known pack holds it.
+    async fn content_size(&self, content: ContentId) -> Result<Option<u64>, ReadError>;
+}
+
+#[async_trait::async_trait]
+impl ContentReader for Reader {
+    async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
+        Self::chunk(self, id).await
+    }
+
+    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
+        Self::tree(self, id).await
+    }
+
+    async fn chunk_list(
+        &self,
+        content: ContentId,
+        size_bytes: u64,
+    ) -> Result<Arc<ChunkList>, ReadError> {
+        Self::chunk_list(self, content, size_bytes).await
+    }
+
+    async fn content_size(&self, content: ContentId) -> Result<Option<u64>, ReadError> {
+        match Self::content_size(self, content).await {
+            Ok(size_bytes) => Ok(Some(size_bytes)),
+            Err(ReadError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The FUSE adapter: turns requests of the kernel into operations of a [`View`] and their results
+//! into replies. The only place that names `fuser`.
+//!
+//! A request is first tried on the thread that read it; what must wait for a fetch goes on as a
+//! task of the runtime, so that no FUSE thread ever waits. Opens cost no message (`OPEN` and
+//! `OPENDIR` are answered with `ENOSYS` once), so there is no state per open file, and the page
+//! cache keeps what was read. Every request is answered eventually, which is all that killing a
+//! waiting process needs.
+
+mod reply;
+mod session;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use fuser::{
+    Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry,
+    ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+pub use session::{ContentMount, ContentSession, MountError};
+
+use crate::{FsError, Lookup, Taken, View};
+use reply::{absent, errno, file_attr, file_type};
+
+/// Reads that wait for a fetch at once; those beyond wait for their turn. Each holds one reply of
+/// at most [`REQUEST_BYTES_MAX`].
+const READS_IN_FLIGHT_MAX: usize = 256;
+/// Largest read or directory reply that the kernel is offered, in bytes. Linux's default
+/// `fs.fuse.max_pages_limit` is the same.
+const REQUEST_BYTES_MAX: u32 = 1 << 20;
+/// Read-ahead requests that the kernel sends at once.
+const BACKGROUND_MAX: u16 = 64;
+
+/// What is asked of the kernel, each where it has it. `docs/` has what each is worth.
+const WANTED: &[InitFlags] = &[
+    InitFlags::FUSE_NO_OPEN_SUPPORT,
+    InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+    InitFlags::FUSE_HAS_RESEND,
+];
+
+/// One mount's side of the kernel's connection.
+#[derive(Debug)]
+struct Adapter {
+    view: Arc<View>,
+    runtime: Handle,
+    tasks: TaskTracker,
+    reads: Arc<Semaphore>,
+    /// Whether the kernel takes `ENOSYS` to mean that opens need no message.
+    no_open: bool,
+    no_opendir: bool,
+}
+
+impl Adapter {
+    fn new(view: Arc<View>, runtime: Handle, tasks: TaskTracker) -> Self {
+        let reads = Arc::new(Semaphore::new(READS_IN_FLIGHT_MAX));
+        Self {
+            view,
+            runtime,
+            tasks,
+            reads,
+            no_open: false,
+            no_opendir: false,
+        }
+    }
+
+    /// Runs `work` on this thread as far as it goes without waiting, and the rest as a task.
+    fn answer(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut work = Box::pin(work);
+        let entered = self.runtime.enter();
+        // The task polls again with a waker of its own, so nothing is lost with this one.
+        let first = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        drop(entered);
+        if first.is_pending() {
+            drop(self.tasks.spawn_on(work, &self.runtime));
+        }
+    }
+
+    fn open_stateless(unneeded: bool, reply: ReplyOpen, flags: FopenFlags) {
+        if unneeded {
+            reply.error(Errno::ENOSYS);
+        } else {
+            reply.opened(FileHandle(0), flags);
+        }
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for wanted in WANTED {
+            // The kernel may be older: each is an improvement, none is needed.
+            let given = config.add_capabilities(*wanted).is_ok();
+            match *wanted {
+                InitFlags::FUSE_NO_OPEN_SUPPORT => self.no_open = given,
+                InitFlags::FUSE_NO_OPENDIR_SUPPORT => self.no_opendir = given,
+                _ => {}
+            }
+        }
+        let limits = [
+            config.set_max_write(REQUEST_BYTES_MAX).is_ok(),
+            config.set_max_background(BACKGROUND_MAX).is_ok(),
+        ];
+        debug_assert!(limits.iter().all(|ok| *ok), "the limits are within fuser's");
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let view = Arc::clone(&self.view);
+        let name = name.as_bytes().to_vec();
+        self.answer(async move {
+            match view.lookup(parent.0, &name).await {
+                Ok(Lookup::Found(attr)) => {
+                    reply.entry(&attr.valid, &file_attr(&attr), Generation(0));
+                }
+                Ok(Lookup::Absent { valid }) if valid.is_zero() => {
+                    reply.error(errno(&FsError::NotFound));
+                }
+                Ok(Lookup::Absent { valid }) => reply.entry(&valid, &absent(), Generation(0)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.view.forget(ino.0, count);
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        let view = Arc::clone(&self.view);
+        self.answer(async move {
+            match view.getattr(ino.0).await {
+                Ok(attr) => reply.attr(&attr.valid, &file_attr(&attr)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.view.readlink(ino.0) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        Self::open_stateless(self.no_open, reply, FopenFlags::FOPEN_KEEP_CACHE);
+    }
+
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
+        Self::open_stateless(self.no_opendir, reply, flags);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let (view, reads) = (Arc::clone(&self.view), Arc::clone(&self.reads));
+        self.answer(async move {
+            // Never closed; without a permit the read would only be less bounded.
+            let turn = reads.acquire().await;
+            match view.read(ino.0, offset, size.min(REQUEST_BYTES_MAX)).await {
+                Ok(bytes) => reply.data(&bytes),
+                Err(error) => reply.error(errno(&error)),
+            }
+            drop(turn);
+        });
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let view = Arc::clone(&self.view);
+        self.answer(async move {
+            let listed = view.readdir(ino.0, offset, |entry| {
+                let name = OsStr::from_bytes(entry.name);
+                let kind = file_type(entry.kind);
+                let full = reply.add(INodeNo(entry.ino), entry.next_offset, kind, name);
+                if full { Taken::Full } else { Taken::Yes }
+            });
+            match listed.await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let view = Arc::clone(&self.view);
+        self.answer(async move {
+            let listed = view.readdir_plus(ino.0, offset, |entry, attr| {
+                let name = OsStr::from_bytes(entry.name);
+                // The kernel takes no attributes of `.` and `..` and counts no lookup for them.
+                let (valid, attr) = match attr {
+                    Some(attr) => (attr.valid, file_attr(attr)),
+                    None => (Default::default(), reply::dot(entry.ino)),
+                };
+                let ino = INodeNo(entry.ino);
+                let full = reply.add(ino, entry.next_offset, name, &valid, &attr, Generation(0));
+                if full { Taken::Full } else { Taken::Yes }
+            });
+            match listed.await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let statfs = self.view.statfs();
+        let block_bytes = statfs.block_bytes;
+        let (inodes, name_max) = (statfs.inodes, statfs.name_bytes_max);
+        reply.statfs(0, 0, 0, inodes, 0, block_bytes, name_max, block_bytes);
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        reply::xattr(self.view.getxattr(ino.0, name.as_bytes()), size, reply);
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply::xattr(self.view.listxattr(ino.0), size, reply);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! Mounting, and what must hold when a mount ends.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use super::Adapter;
+use crate::View;
+
+/// Threads that read requests of one mount.
+const FUSE_THREADS: usize = 4;
+/// How far the kernel reads ahead in one file, in KiB: one request of the largest size. The
+/// kernel's default of 128 costs a round trip each.
+const READ_AHEAD_KIB: u32 = 1024;
+/// Dead mounts that may be stacked on a mount point before it is given up.
+const STALE_MOUNTS_MAX: usize = 16;
+
+/// Why a mount could not be made or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// Files below the mount point are in use.
+    #[error("unmount {0}: files below it are in use")]
+    Busy(PathBuf),
+    /// The kernel refused.
+    #[error("{verb} {path}: {source}")]
+    Kernel {
+        /// What was asked for.
+        verb: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The node's FUSE mount.
+#[derive(Debug)]
+pub struct ContentMount;
+
+impl ContentMount {
+    /// Mounts `view` read-only at `mount_point`, an existing directory. Fetches run on `runtime`,
+    /// which must outlive the session.
+    ///
+    /// What a killed daemon left mounted there, dead, is detached first. All users may enter, and
+    /// set-uid bits and devices count as in the trees: keep the folder above from others.
+    ///
+    /// # Errors
+    /// [`MountError::Kernel`].
+    pub fn mount(
+        mount_point: &Path,
+        view: Arc<View>,
+        runtime: Handle,
+    ) -> Result<ContentSession, MountError> {
+        detach_stale(mount_point)?;
+        let tasks = TaskTracker::new();
+        let adapter = Adapter::new(view, runtime, tasks.clone());
+        let fail = |source| kernel("mount", mount_point, source);
+        let session = Session::new(adapter, mount_point, &config()).map_err(fail)?;
+        let background = session.spawn().map_err(fail)?;
+        read_further_ahead(mount_point);
+        let mount_point = mount_point.to_path_buf();
+        Ok(ContentSession {
+            mount_point,
+            background: Some(background),
+            tasks,
+        })
+    }
+}
+
+/// A live mount. Dropping it detaches the mount: open files go on failing from then on.
+#[derive(Debug)]
+pub struct ContentSession {
+    mount_point: PathBuf,
+    background: Option<BackgroundSession>,
+    tasks: TaskTracker,
+}
+
+impl ContentSession {
+    /// Returns where it is mounted.
+    pub fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
+
+    /// Unmounts and waits until the last request is answered. Doing so twice is harmless. Blocks;
+    /// call it off the reactor.
+    ///
+    /// # Errors
+    /// [`MountError::Busy`], after which the session goes on serving; [`MountError::Kernel`].
+    pub fn unmount(&mut self) -> Result<(), MountError> {
+        if self.background.is_none() {
+            return Ok(());
+        }
+        match unmount(&self.mount_point, UnmountFlags::empty()) {
+            // Invalid or absent: someone else unmounted it already.
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(Errno::BUSY) => return Err(MountError::Busy(self.mount_point.clone())),
+            Err(error) => return Err(kernel("unmount", &self.mount_point, error.into())),
+        }
+        self.tasks.close();
+        let joined = self
+            .background
+            .take()
+            .map_or(Ok(()), BackgroundSession::join);
+        joined.map_err(|error| kernel("serve", &self.mount_point, error))
+    }
+}
+
+impl Drop for ContentSession {
+    fn drop(&mut self) {
+        if self.background.is_some()
+            && let Err(error) = unmount(&self.mount_point, UnmountFlags::DETACH)
+        {
+            tracing::warn!(path = %self.mount_point.display(), %error, "detach the mount");
+        }
+    }
+}
+
+fn kernel(verb: &'static str, path: &Path, source: io::Error) -> MountError {
+    MountError::Kernel {
+        verb,
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(FUSE_THREADS);
+    config.mount_options = vec![
+        MountOption::RO,
+        MountOption::FSName("nacre".into()),
+        MountOption::Subtype("nacre".into()),
+        MountOption::DefaultPermissions,
+        MountOption::Suid,
+        MountOption::Dev,
+        MountOption::NoAtime,
+    ];
+    config
+}
+
+/// Detaches mounts whose daemon is gone: every access to them fails with `ENOTCONN`.
+fn detach_stale(mount_point: &Path) -> Result<(), MountError> {
+    for _ in 0..STALE_MOUNTS_MAX {
+        match fs::metadata(mount_point) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
+                tracing::info!(path = %mount_point.display(), "detach a dead mount");
+                unmount(mount_point, UnmountFlags::DETACH)
+                    .map_err(|source| kernel("detach", mount_point, source.into()))?;
+            }
+            Err(error) => return Err(kernel("look at", mount_point, error)),
+        }
+    }
+    let many = io::Error::other("too many dead mounts on top of each other");
+    Err(kernel("detach", mount_point, many))
+}
+
+/// Lets the kernel read ahead in larger requests than the protocol's handshake can ask for. Only
+/// root of the host may; without it reads are slower, not wrong.
+fn read_further_ahead(mount_point: &Path) {
+    let set = fs::metadata(mount_point).and_then(|metadata| {
+        let device = metadata.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+        fs::write(file, READ_AHEAD_KIB.to_string())
+    });
+    if let Err(error) = set {
+        tracing::info!(%error, "keep the kernel's default read-ahead");
+    }
+}

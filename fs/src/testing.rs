@@ -1,0 +1,156 @@
+//! A reader in memory with faults, for the tests of this crate and those above it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nacre_blobstore::{
+    CHUNK_BYTES_MAX, Chunk, ChunkId, ChunkList, ContentId, Digest, ReadError, StoreError, Tree,
+    TreeError, TreeId,
+};
+
+use crate::ContentReader;
+
+/// Chunks, trees and contents in memory. Counts what is asked of it, and fails on demand.
+#[derive(Debug, Default)]
+pub struct MemoryReader {
+    state: Mutex<State>,
+    chunk_reads: AtomicU64,
+    tree_reads: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    chunks: HashMap<ChunkId, Bytes>,
+    trees: HashMap<TreeId, Arc<Tree>>,
+    lists: HashMap<ContentId, Arc<ChunkList>>,
+    delay: Duration,
+    broken: HashSet<Digest>,
+    unavailable: bool,
+}
+
+impl MemoryReader {
+    /// Adds a content, in chunks of `chunk_bytes` when it is larger than one chunk may be.
+    pub fn add_content(&self, bytes: &[u8], chunk_bytes: usize) -> ContentId {
+        let content = ContentId::new(Digest::of(bytes));
+        let chunk_bytes = if bytes.len() <= CHUNK_BYTES_MAX {
+            CHUNK_BYTES_MAX
+        } else {
+            chunk_bytes
+        };
+        let mut state = self.state();
+        let mut chunks = Vec::new();
+        for part in bytes.chunks(chunk_bytes) {
+            let chunk = Chunk::of(Bytes::copy_from_slice(part));
+            let len = u32::try_from(part.len()).expect("chunks are at most 1 MiB");
+            chunks.push((chunk.id(), len));
+            state.chunks.insert(chunk.id(), chunk.bytes().clone());
+        }
+        let list = ChunkList::new(content, chunks).expect("chunks are at most 1 MiB");
+        state.lists.insert(content, Arc::new(list));
+        content
+    }
+
+    /// Adds a tree.
+    ///
+    /// # Errors
+    /// [`TreeError::TooLarge`].
+    pub fn add_tree(&self, tree: Tree) -> Result<TreeId, TreeError> {
+        let (id, _) = tree.encode()?;
+        self.state().trees.insert(id, Arc::new(tree));
+        Ok(id)
+    }
+
+    /// Makes every read take at least this long.
+    pub fn delay(&self, delay: Duration) {
+        self.state().delay = delay;
+    }
+
+    /// Makes reads of a chunk or tree fail as corrupt.
+    pub fn corrupt(&self, digest: Digest) {
+        self.state().broken.insert(digest);
+    }
+
+    /// Takes back [`MemoryReader::corrupt`].
+    pub fn heal(&self, digest: Digest) {
+        self.state().broken.remove(&digest);
+    }
+
+    /// Makes every read fail as unavailable, or work again.
+    pub fn set_unavailable(&self, unavailable: bool) {
+        self.state().unavailable = unavailable;
+    }
+
+    /// Returns how many chunks were asked for.
+    pub fn chunk_reads(&self) -> u64 {
+        self.chunk_reads.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many trees were asked for.
+    pub fn tree_reads(&self) -> u64 {
+        self.tree_reads.load(Ordering::Relaxed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn fault(&self, digest: &Digest) -> Result<(), ReadError> {
+        let delay = self.state().delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let state = self.state();
+        let what = digest.to_string();
+        if state.unavailable {
+            let source = Arc::new(StoreError::Unsupported("made to fail".into()));
+            return Err(ReadError::Unavailable { what, source });
+        }
+        if state.broken.contains(digest) {
+            Err(ReadError::Corrupt(what))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl ContentReader for MemoryReader {
+    async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
+        self.chunk_reads.fetch_add(1, Ordering::Relaxed);
+        self.fault(id.digest()).await?;
+        let bytes = self.state().chunks.get(&id).cloned();
+        let bytes = bytes.ok_or_else(|| ReadError::NotFound(id.to_string()))?;
+        Chunk::verify(id, bytes).map_err(|_| ReadError::Corrupt(id.to_string()))
+    }
+
+    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
+        self.tree_reads.fetch_add(1, Ordering::Relaxed);
+        self.fault(id.digest()).await?;
+        let tree = self.state().trees.get(&id).cloned();
+        tree.ok_or_else(|| ReadError::NotFound(id.to_string()))
+    }
+
+    async fn chunk_list(
+        &self,
+        content: ContentId,
+        _size_bytes: u64,
+    ) -> Result<Arc<ChunkList>, ReadError> {
+        self.fault(content.digest()).await?;
+        let list = self.state().lists.get(&content).cloned();
+        list.ok_or_else(|| ReadError::NotFound(content.to_string()))
+    }
+
+    async fn content_size(&self, content: ContentId) -> Result<Option<u64>, ReadError> {
+        Ok(self
+            .state()
+            .lists
+            .get(&content)
+            .map(|list| list.size_bytes()))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod model;

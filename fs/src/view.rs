@@ -1,0 +1,546 @@
+//! The file system without the kernel: operations take and return plain values.
+//!
+//! ```text
+//! /content/ab/cdef...   the gate: contents by id, found by name only
+//! /trees/<tree id>/...  whole trees by the id of their root
+//! /lower/<tree id>/...  the same as a lower layer: trusted.overlay.* xattrs are escaped
+//! ```
+//! Everything below an id is immutable, so answers may be kept for ever; only whether an id is
+//! known may change, and "not known" is never to be kept. Inode numbers are hashes of what they
+//! name, so they survive being forgotten; the table holds what the kernel knows, no more.
+//!
+//! An unreadable subtree makes the operations inside it fail, not those on its siblings.
+
+mod attr;
+mod fixed;
+mod inodes;
+mod place;
+mod xattr;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use nacre_blobstore::{ContentId, Entry, Node, ReadError, TreeId};
+
+pub use attr::{Attr, IMMUTABLE_VALID, Kind};
+pub use fixed::ROOT_INO;
+pub use place::Flavor;
+
+use crate::{ContentReader, FsError, NodeCache};
+use fixed::Fixed;
+use inodes::InodeTable;
+use place::{Directory, InodeKey, Leaf, Listing, Place};
+
+/// Entries whose subtrees are read together while a directory is listed.
+const LISTING_WINDOW: usize = 64;
+/// Subtrees read at once by one listing.
+const LISTING_FAN_OUT: usize = 16;
+/// Offsets of `.` and `..` come before those of the entries.
+const DOT_ENTRIES: u64 = 2;
+
+/// What a lookup found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// The entry; one more lookup is counted for its inode.
+    Found(Attr),
+    /// There is no such entry, and there will be none for as long as `valid`.
+    Absent {
+        /// How long the kernel may keep this answer.
+        valid: Duration,
+    },
+}
+
+/// One name of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectoryEntry<'a> {
+    /// Inode number.
+    pub ino: u64,
+    /// Kind of the inode.
+    pub kind: Kind,
+    /// The name.
+    pub name: &'a [u8],
+    /// Where to go on reading after this entry.
+    pub next_offset: u64,
+}
+
+/// Whether the receiver of a listing took an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It did, and wants more.
+    Yes,
+    /// It has no room for it.
+    Full,
+}
+
+/// What statfs(2) tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statfs {
+    /// Size of a block, in bytes.
+    pub block_bytes: u32,
+    /// Longest name, in bytes.
+    pub name_bytes_max: u32,
+    /// Inodes that the kernel holds.
+    pub inodes: u64,
+}
+
+/// The file system of a node: all contents and all trees that its reader can reach, read-only.
+#[derive(Debug)]
+pub struct View {
+    contents: Arc<NodeCache>,
+    inodes: InodeTable,
+}
+
+impl View {
+    /// Shows what `contents` and the reader behind it hold.
+    pub fn new(contents: Arc<NodeCache>) -> Self {
+        Self {
+            contents,
+            inodes: InodeTable::default(),
+        }
+    }
+
+    /// Returns the cache that contents are read through.
+    pub const fn contents(&self) -> &Arc<NodeCache> {
+        &self.contents
+    }
+
+    fn reader(&self) -> &dyn ContentReader {
+        self.contents.reader()
+    }
+
+    /// Finds `name` in the directory `parent` and counts a lookup for what it finds.
+    ///
+    /// # Errors
+    /// [`FsError::NotDirectory`], [`FsError::Stale`], [`FsError::Read`].
+    pub async fn lookup(&self, parent: u64, name: &[u8]) -> Result<Lookup, FsError> {
+        if let Some(fixed) = Fixed::from_ino(parent) {
+            return self.lookup_fixed(fixed, name).await;
+        }
+        let Place::Directory(directory) = self.place(parent)? else {
+            return Err(FsError::NotDirectory);
+        };
+        let listing = directory.listing(self.reader()).await?;
+        match listing.tree.get(name) {
+            Some((index, entry)) => {
+                let index = u32::try_from(index).expect("a tree has at most 2^32 entries");
+                let place = self.refer(&directory, listing, index, entry);
+                Ok(Lookup::Found(self.attr_of(&place).await))
+            }
+            None => Ok(Lookup::Absent {
+                valid: IMMUTABLE_VALID,
+            }),
+        }
+    }
+
+    async fn lookup_fixed(&self, parent: Fixed, name: &[u8]) -> Result<Lookup, FsError> {
+        if let Some(child) = parent.child(name) {
+            return Ok(Lookup::Found(child.attr()));
+        }
+        let text = str::from_utf8(name).unwrap_or_default();
+        let found = match parent {
+            Fixed::Root | Fixed::Content => {
+                return Ok(Lookup::Absent {
+                    valid: IMMUTABLE_VALID,
+                });
+            }
+            Fixed::Shard(byte) => match fixed::digest(&[&format!("{byte:02x}"), text]) {
+                Some(digest) => self.find_content(ContentId::new(digest)).await?,
+                None => None,
+            },
+            Fixed::Trees(flavor) => match fixed::digest(&[text]) {
+                Some(digest) => self.find_root(flavor, TreeId::new(digest)).await?,
+                None => None,
+            },
+        };
+        match found {
+            Some(place) => Ok(Lookup::Found(self.attr_of(&place).await)),
+            None => Ok(Lookup::Absent {
+                valid: Duration::ZERO,
+            }),
+        }
+    }
+
+    async fn find_content(&self, content: ContentId) -> Result<Option<Numbered>, FsError> {
+        let size_bytes = self.reader().content_size(content).await?;
+        let key = InodeKey::Content(content);
+        Ok(size_bytes.map(|size_bytes| {
+            self.inodes
+                .refer(key, |_| Place::Content {
+                    content,
+                    size_bytes,
+                })
+                .into()
+        }))
+    }
+
+    /// Finds a tree by id; one that is no root is not shown, for it has no attributes.
+    async fn find_root(&self, flavor: Flavor, id: TreeId) -> Result<Option<Numbered>, FsError> {
+        let root = match self.reader().tree(id).await {
+            Ok(root) if root.as_root().is_some() => root,
+            Ok(_) | Err(ReadError::NotFound(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let parent_ino = Fixed::Trees(flavor).ino();
+        let make = |ino| {
+            let directory = Directory::root(ino, parent_ino, flavor, id, root);
+            Place::Directory(Arc::new(directory.expect("only roots come here")))
+        };
+        Ok(Some(
+            self.inodes.refer(InodeKey::Root(flavor, id), make).into(),
+        ))
+    }
+
+    /// Counts a lookup of the entry at `index` of a directory.
+    fn refer(
+        &self,
+        directory: &Arc<Directory>,
+        listing: &Listing,
+        index: u32,
+        entry: &Entry,
+    ) -> Numbered {
+        let make = |ino| match entry.node {
+            Node::Directory(id) => {
+                let child = Directory::child(ino, directory, &listing.tree, index, id);
+                Place::Directory(Arc::new(child))
+            }
+            _ => Place::Leaf(Leaf {
+                directory: Arc::clone(directory),
+                index,
+            }),
+        };
+        self.inodes
+            .refer(directory.key_of(index, entry), make)
+            .into()
+    }
+
+    /// Takes back `count` lookups of an inode.
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.inodes.forget(ino, count);
+    }
+
+    /// Returns how many inodes the kernel holds.
+    pub fn inodes_known(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Returns the attributes of an inode.
+    ///
+    /// # Errors
+    /// [`FsError::Stale`].
+    pub async fn getattr(&self, ino: u64) -> Result<Attr, FsError> {
+        match Fixed::from_ino(ino) {
+            Some(fixed) => Ok(fixed.attr()),
+            None => Ok(self
+                .attr_of(&Numbered {
+                    ino,
+                    place: self.place(ino)?,
+                })
+                .await),
+        }
+    }
+
+    /// Returns attributes. A directory's link count needs its tree, which is read here; when that
+    /// fails the rest still holds, as the parent's tree says so, but is not to be kept.
+    async fn attr_of(&self, numbered: &Numbered) -> Attr {
+        match &numbered.place {
+            Place::Content { size_bytes, .. } => {
+                Attr::of_fixed(numbered.ino, Kind::File, 0o444, 1, *size_bytes)
+            }
+            Place::Leaf(leaf) => Attr::of_leaf(numbered.ino, leaf.entry()),
+            Place::Directory(directory) => {
+                let listing = directory.listing(self.reader()).await;
+                let subdirectories = listing.ok().map(|listing| listing.subdirectories);
+                Attr::of_directory(numbered.ino, directory.entry(), subdirectories)
+            }
+        }
+    }
+
+    /// Lists a directory from `offset` (0 at first) until `add` is full. Counts no lookups.
+    ///
+    /// # Errors
+    /// [`FsError::NotDirectory`], [`FsError::Stale`], [`FsError::Read`].
+    pub async fn readdir(
+        &self,
+        ino: u64,
+        offset: u64,
+        mut add: impl FnMut(&DirectoryEntry<'_>) -> Taken + Send,
+    ) -> Result<(), FsError> {
+        let Some((directory, parent_ino)) = self.directory(ino)? else {
+            self.list_fixed(ino, offset, &mut |entry, _| add(entry));
+            return Ok(());
+        };
+        if list_dots(ino, parent_ino, offset, &mut add) == Taken::Full {
+            return Ok(());
+        }
+        let listing = directory.listing(self.reader()).await?;
+        for (index, next_offset, entry) in entries_from(listing, offset) {
+            let ino = directory.key_of(index, entry).preferred_ino();
+            let kind = Kind::of(&entry.node);
+            if add(&DirectoryEntry {
+                ino,
+                kind,
+                name: &entry.name,
+                next_offset,
+            }) == Taken::Full
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists a directory with attributes from `offset` until `add` is full, and counts a lookup
+    /// for each entry taken, `.` and `..` excepted, which come without attributes.
+    ///
+    /// # Errors
+    /// As [`View::readdir`].
+    pub async fn readdir_plus(
+        &self,
+        ino: u64,
+        offset: u64,
+        mut add: impl FnMut(&DirectoryEntry<'_>, Option<&Attr>) -> Taken + Send,
+    ) -> Result<(), FsError> {
+        let Some((directory, parent_ino)) = self.directory(ino)? else {
+            self.list_fixed(ino, offset, &mut add);
+            return Ok(());
+        };
+        let mut add_dot = |entry: &DirectoryEntry<'_>| add(entry, None);
+        if list_dots(ino, parent_ino, offset, &mut add_dot) == Taken::Full {
+            return Ok(());
+        }
+        let listing = directory.listing(self.reader()).await?;
+        let mut rest = entries_from(listing, offset);
+        loop {
+            // Numbers are given before subtrees are read so that those read here are kept.
+            let window: Vec<_> = (rest.by_ref().take(LISTING_WINDOW))
+                .map(|(i, next, entry)| (next, entry, self.refer(&directory, listing, i, entry)))
+                .collect();
+            if window.is_empty() {
+                return Ok(());
+            }
+            self.read_listings(&window).await;
+            let mut window = window.into_iter();
+            for (next_offset, entry, numbered) in window.by_ref() {
+                let attr = self.attr_of(&numbered).await;
+                let (ino, kind, name) = (attr.ino, attr.kind, &*entry.name);
+                let listed = DirectoryEntry {
+                    ino,
+                    kind,
+                    name,
+                    next_offset,
+                };
+                if add(&listed, Some(&attr)) == Taken::Full {
+                    self.forget(ino, 1);
+                    window.for_each(|(_, _, untaken)| self.forget(untaken.ino, 1));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Reads the subtrees of a window side by side; errors show when an attribute is asked for.
+    async fn read_listings(&self, window: &[(u64, &Entry, Numbered)]) {
+        let directories = window
+            .iter()
+            .filter_map(|(_, _, numbered)| match &numbered.place {
+                Place::Directory(directory) => Some(Arc::clone(directory)),
+                Place::Content { .. } | Place::Leaf(_) => None,
+            });
+        let read = async |directory: Arc<Directory>| {
+            drop(directory.listing(self.reader()).await.map(|_| ()));
+        };
+        stream::iter(directories)
+            .for_each_concurrent(LISTING_FAN_OUT, read)
+            .await;
+    }
+
+    fn list_fixed(
+        &self,
+        ino: u64,
+        offset: u64,
+        add: &mut (impl FnMut(&DirectoryEntry<'_>, Option<&Attr>) -> Taken + Send),
+    ) {
+        let Some(fixed) = Fixed::from_ino(ino) else {
+            return;
+        };
+        let mut add_dot = |entry: &DirectoryEntry<'_>| add(entry, None);
+        if list_dots(ino, fixed.parent().ino(), offset, &mut add_dot) == Taken::Full {
+            return;
+        }
+        for (next_offset, (name, child)) in (DOT_ENTRIES + 1..).zip(fixed.children()) {
+            let attr = child.attr();
+            let (ino, kind, name) = (attr.ino, attr.kind, name.as_bytes());
+            let listed = DirectoryEntry {
+                ino,
+                kind,
+                name,
+                next_offset,
+            };
+            if next_offset > offset && add(&listed, Some(&attr)) == Taken::Full {
+                return;
+            }
+        }
+    }
+
+    /// Returns the target of a symbolic link.
+    ///
+    /// # Errors
+    /// [`FsError::WrongKind`], [`FsError::Stale`].
+    pub fn readlink(&self, ino: u64) -> Result<Vec<u8>, FsError> {
+        if Fixed::from_ino(ino).is_some() {
+            return Err(FsError::WrongKind);
+        }
+        match self.place(ino)? {
+            Place::Leaf(leaf) => match &leaf.entry().node {
+                Node::Symlink(target) => Ok(target.to_vec()),
+                _ => Err(FsError::WrongKind),
+            },
+            Place::Content { .. } | Place::Directory(_) => Err(FsError::WrongKind),
+        }
+    }
+
+    /// Reads up to `len_bytes` at `offset_bytes` of a file; fewer only at its end.
+    ///
+    /// # Errors
+    /// [`FsError::IsDirectory`], [`FsError::WrongKind`], [`FsError::Stale`], [`FsError::Read`].
+    pub async fn read(
+        &self,
+        ino: u64,
+        offset_bytes: u64,
+        len_bytes: u32,
+    ) -> Result<Bytes, FsError> {
+        if Fixed::from_ino(ino).is_some() {
+            return Err(FsError::IsDirectory);
+        }
+        let (content, size_bytes) = match self.place(ino)? {
+            Place::Content {
+                content,
+                size_bytes,
+            } => (content, size_bytes),
+            Place::Directory(_) => return Err(FsError::IsDirectory),
+            Place::Leaf(leaf) => match leaf.entry().node {
+                Node::File {
+                    content,
+                    size_bytes,
+                } => (content, size_bytes),
+                _ => return Err(FsError::WrongKind),
+            },
+        };
+        Ok(self
+            .contents
+            .read(content, size_bytes, offset_bytes, len_bytes)
+            .await?)
+    }
+
+    /// Returns the value of an extended attribute.
+    ///
+    /// # Errors
+    /// [`FsError::NoXattr`], [`FsError::Stale`].
+    pub fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        let value = self.with_entry(ino, |entry, flavor| {
+            xattr::get(&entry.attributes, flavor, name).map(<[u8]>::to_vec)
+        })?;
+        value.flatten().ok_or(FsError::NoXattr)
+    }
+
+    /// Returns the names of the extended attributes, each followed by a NUL.
+    ///
+    /// # Errors
+    /// [`FsError::Stale`].
+    pub fn listxattr(&self, ino: u64) -> Result<Vec<u8>, FsError> {
+        let list = |entry: &Entry, flavor| xattr::list(&entry.attributes, flavor);
+        Ok(self.with_entry(ino, list)?.unwrap_or_default())
+    }
+
+    /// Returns what statfs(2) tells: nothing is free on a read-only file system.
+    pub fn statfs(&self) -> Statfs {
+        Statfs {
+            block_bytes: 4096,
+            name_bytes_max: 255,
+            inodes: self.inodes.len() as u64,
+        }
+    }
+
+    fn place(&self, ino: u64) -> Result<Place, FsError> {
+        self.inodes.get(ino).ok_or(FsError::Stale(ino))
+    }
+
+    /// Applies `f` to the entry of an inode that is in a tree.
+    fn with_entry<T>(
+        &self,
+        ino: u64,
+        f: impl FnOnce(&Entry, Flavor) -> T,
+    ) -> Result<Option<T>, FsError> {
+        if Fixed::from_ino(ino).is_some() {
+            return Ok(None);
+        }
+        Ok(match self.place(ino)? {
+            Place::Content { .. } => None,
+            Place::Directory(directory) => Some(f(directory.entry(), directory.flavor)),
+            Place::Leaf(leaf) => Some(f(leaf.entry(), leaf.directory.flavor)),
+        })
+    }
+
+    /// Returns a directory of a tree and its parent's number, or `None` for a fixed one.
+    fn directory(&self, ino: u64) -> Result<Option<(Arc<Directory>, u64)>, FsError> {
+        if Fixed::from_ino(ino).is_some() {
+            return Ok(None);
+        }
+        match self.place(ino)? {
+            Place::Directory(directory) => {
+                let parent_ino = directory.parent_ino;
+                Ok(Some((directory, parent_ino)))
+            }
+            Place::Content { .. } | Place::Leaf(_) => Err(FsError::NotDirectory),
+        }
+    }
+}
+
+/// A place and its number.
+#[derive(Debug)]
+struct Numbered {
+    ino: u64,
+    place: Place,
+}
+
+impl From<(u64, Place)> for Numbered {
+    fn from((ino, place): (u64, Place)) -> Self {
+        Self { ino, place }
+    }
+}
+
+/// Lists `.` and `..` as far as `offset` has not passed them.
+fn list_dots(
+    ino: u64,
+    parent_ino: u64,
+    offset: u64,
+    add: &mut (impl FnMut(&DirectoryEntry<'_>) -> Taken + ?Sized),
+) -> Taken {
+    let dots = [(ino, &b"."[..], 1), (parent_ino, b"..", 2)];
+    for (ino, name, next_offset) in dots {
+        let dot = DirectoryEntry {
+            ino,
+            kind: Kind::Directory,
+            name,
+            next_offset,
+        };
+        if next_offset > offset && add(&dot) == Taken::Full {
+            return Taken::Full;
+        }
+    }
+    Taken::Yes
+}
+
+/// Returns the entries from an offset on: index, next offset, entry.
+fn entries_from(listing: &Listing, offset: u64) -> impl Iterator<Item = (u32, u64, &Entry)> + Send {
+    let skip = usize::try_from(offset.saturating_sub(DOT_ENTRIES)).unwrap_or(usize::MAX);
+    let entries = (0_u32..).zip(listing.tree.entries());
+    entries
+        .skip(skip)
+        .map(|(index, entry)| (index, u64::from(index) + DOT_ENTRIES + 1, entry))
+}
+
+#[cfg(test)]
+mod tests;
