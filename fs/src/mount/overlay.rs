@@ -1,0 +1,91 @@
+//! Overlay mounts by mount(2).
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, mount};
+
+use super::{MountError, options_text};
+
+/// Longest option string, in bytes: mount(2) copies one page, and the kernel wants its NUL.
+pub(super) const OPTIONS_BYTES_MAX: usize = 4095;
+
+/// An overlay mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlaySpec {
+    /// The lower directories, topmost first; at least one, or two without an upper.
+    pub lower: Vec<PathBuf>,
+    /// The directory that takes the writes, and overlayfs' work directory on the same file system;
+    /// without it the mount is read-only.
+    pub upper: Option<UpperDirs>,
+    /// Where to mount it.
+    pub target: PathBuf,
+    /// Further options of overlayfs, such as `metacopy=off`, taken as they are.
+    pub options: Vec<String>,
+}
+
+/// The writable side of an overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpperDirs {
+    /// Takes the writes.
+    pub upper: PathBuf,
+    /// Empty scratch directory on the same file system as `upper`; not to be shared.
+    pub work: PathBuf,
+}
+
+impl OverlaySpec {
+    /// Returns the option string for mount(2).
+    pub(super) fn option_bytes(&self) -> Vec<u8> {
+        let mut options = b"lowerdir=".to_vec();
+        for (i, lower) in self.lower.iter().enumerate() {
+            if i > 0 {
+                options.push(b':');
+            }
+            push_escaped(&mut options, lower);
+        }
+        if let Some(dirs) = &self.upper {
+            options.extend(b",upperdir=");
+            push_escaped(&mut options, &dirs.upper);
+            options.extend(b",workdir=");
+            push_escaped(&mut options, &dirs.work);
+        }
+        for option in &self.options {
+            options.push(b',');
+            options.extend(option.as_bytes());
+        }
+        options
+    }
+}
+
+/// Appends a path; overlayfs splits options at `,` and lower directories at `:`, and takes the
+/// byte after a backslash literally (`ovl_next_opt`, `ovl_parse_param_split_lowerdirs`).
+fn push_escaped(options: &mut Vec<u8>, path: &Path) {
+    for &byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b'\\' | b',' | b':') {
+            options.push(b'\\');
+        }
+        options.push(byte);
+    }
+}
+
+/// Mounts an overlay.
+///
+/// # Errors
+/// [`MountError::Options`] when the paths do not fit into one page; [`MountError::Kernel`]
+/// (`ELOOP` for a layer that occurs twice, `EBUSY` for an upper in use).
+pub fn overlay(spec: &OverlaySpec) -> Result<(), MountError> {
+    let options = options_text(&spec.target, spec.option_bytes())?;
+    let flags = if spec.upper.is_some() {
+        MountFlags::empty()
+    } else {
+        MountFlags::RDONLY
+    };
+    mount(
+        c"overlay",
+        &spec.target,
+        c"overlay",
+        flags,
+        options.as_c_str(),
+    )
+    .map_err(|errno| MountError::kernel("mount overlay at", &spec.target, errno))
+}
