@@ -46,7 +46,10 @@ impl NodeCache {
             let to = end.min(extent.end_bytes()) - extent.offset_bytes;
             let range = usize::try_from(from).ok().zip(usize::try_from(to).ok());
             let part = range.and_then(|(from, to)| chunk.bytes().get(from..to));
-            out.extend_from_slice(part.ok_or_else(|| ReadError::Corrupt(content.to_string()))?);
+            out.extend_from_slice(part.ok_or_else(|| ReadError::Corrupt {
+                what: content.to_string(),
+                reason: "chunk of another length".into(),
+            })?);
         }
         Ok(out.freeze())
     }

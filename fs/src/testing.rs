@@ -109,7 +109,7 @@ impl MemoryReader {
             return Err(ReadError::Unavailable { what, source });
         }
         if state.broken.contains(digest) {
-            Err(ReadError::Corrupt(what))
+            Err(corrupt(&what))
         } else {
             Ok(())
         }
@@ -123,7 +123,7 @@ impl ContentReader for MemoryReader {
         self.fault(id.digest()).await?;
         let bytes = self.state().chunks.get(&id).cloned();
         let bytes = bytes.ok_or_else(|| ReadError::NotFound(id.to_string()))?;
-        Chunk::verify(id, bytes).map_err(|_| ReadError::Corrupt(id.to_string()))
+        Chunk::verify(id, bytes).map_err(|_| corrupt(&id))
     }
 
     async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
@@ -149,6 +149,13 @@ impl ContentReader for MemoryReader {
             .lists
             .get(&content)
             .map(|list| list.size_bytes()))
+    }
+}
+
+fn corrupt(what: &dyn std::fmt::Display) -> ReadError {
+    ReadError::Corrupt {
+        what: what.to_string(),
+        reason: "made to fail".into(),
     }
 }
 

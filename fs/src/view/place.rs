@@ -186,8 +186,12 @@ impl Directory {
         let read = async || {
             let tree = reader.tree(self.tree_id).await?;
             if tree.as_root().is_some() {
-                let what = format!("{}, a root where a directory should be,", self.tree_id);
-                return Err(FsError::Read(ReadError::Corrupt(what)));
+                let (what, reason) = (
+                    self.tree_id.to_string(),
+                    "a root where a directory should be",
+                );
+                let reason = reason.into();
+                return Err(FsError::Read(ReadError::Corrupt { what, reason }));
             }
             let is_directory = |entry: &&Entry| matches!(entry.node, Node::Directory(_));
             let subdirectories = tree.entries().iter().filter(is_directory).count();
