@@ -2,28 +2,59 @@
 //!
 //! Knows no kernel and no OCI. `docs/FORMAT.md` describes every byte that is written here.
 
+mod catalog;
 mod chunk;
+mod chunk_list;
+mod chunker;
 mod clock;
+mod crash;
 mod digest;
+mod envelope;
+mod frame;
+mod fsck;
+mod index;
+mod lease;
 mod pack;
+mod publish;
 mod reader;
+mod record;
+mod refs;
 mod source;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod tree;
 mod wire;
+mod writer;
 
-pub use chunk::{
-    CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkExtent, ChunkList,
-    ChunkMismatch,
-};
+pub use catalog::{CatalogError, load_packs, rebuild_index, sync_index};
+pub use chunk::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkMismatch};
+pub use chunk_list::{CHUNK_LIST_BYTES_MAX, ChunkExtent, ChunkList, ChunkListError};
+pub use chunker::{Chunked, Chunker};
 pub use clock::{Clock, SystemClock};
+pub use crash::{CrashHook, CrashPoint};
 pub use digest::{ChunkId, ContentId, Digest, DigestError, PackId, RecordId, TreeId};
-pub use pack::{PackKind, PackName};
-pub use reader::{ReadError, Reader};
+pub use envelope::EnvelopeError;
+pub use frame::{
+    FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Frame, FrameEntry, FrameError, FrameItem, decompress,
+};
+pub use fsck::{FsckError, FsckOptions, FsckReport, fsck};
+pub use index::{ChunkIndex, IndexError, Location};
+pub use lease::{LEASE_TTL, Lease, LeaseError, LeaseRecord};
+pub use pack::{Item, ItemKind, PackIndex, PackIndexError, PackKind, PackName};
+pub use publish::{is_staging, publish, publish_new, reap_staging, sync_directory};
+pub use reader::{ReadError, Reader, ReaderOptions, ReaderStats, TierStats};
+pub use record::{Record, RecordError, RecordKind};
+pub use refs::{Ref, RefError, RefName, RefNameError, delete_ref, list_refs, read_ref, write_ref};
 pub use source::{ChunkSource, Origin, Tier, UnverifiedBytes};
-pub use store::{BlobStore, Key, ObjectInfo, StoreError, Version};
+pub use store::{
+    BlobStore, CONCURRENT_REQUESTS_MAX, DelayStore, Key, LimitStore, LocalStore, ObjectBackend,
+    ObjectInfo, RetryPolicy, RetryStore, StoreError, StoreOptions, StoreUrl, StoreUrlError, Version,
+    check as check_store, open as open_store,
+};
 pub use tree::{
     Attributes, Device, Entry, HardLink, NAME_BYTES_MAX, Node, TARGET_BYTES_MAX, TREE_BYTES_MAX,
     Timestamp, Tree, TreeError, XATTR_LIST_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
     Xattr,
 };
+pub use writer::{ItemStream, PackWriter, WriteError, WriteStats};

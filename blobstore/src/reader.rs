@@ -1,12 +1,42 @@
-//! Reading chunks, trees and chunk lists, from whichever tier has them.
+//! Reading chunks, trees and chunk lists, from the nearest tier that has them.
+//!
+//! One fetch per frame, however many readers wait for it, and they share its error too. What
+//! fails its hash in one tier is asked of the next; what fails everywhere is
+//! [`ReadError::Corrupt`], never wrong bytes. Recently used frames and trees stay in memory.
 
-use std::sync::Arc;
+mod flight;
+mod recent;
+mod stats;
 
-use crate::{Chunk, ChunkId, ChunkList, ContentId, StoreError, Tree, TreeId};
+pub use stats::{ReaderStats, TierStats};
 
-/// Reads verified chunks, trees and chunk lists.
-#[derive(Debug)]
-pub struct Reader {}
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::chunk_list::ChunkListError;
+use crate::frame::{Frame, FrameEntry};
+use crate::pack::{ItemKind, PackName};
+use crate::{
+    Chunk, ChunkId, ChunkIndex, ChunkList, ChunkSource, ContentId, Digest, IndexError, Location,
+    StoreError, Tree, TreeError, TreeId, UnverifiedBytes,
+};
+use flight::SingleFlight;
+use recent::Recent;
+use stats::Counters;
+
+/// Limits of a [`Reader`].
+#[derive(Debug, Clone, Copy)]
+pub struct ReaderOptions {
+    /// Plain bytes of decompressed frames that are kept in memory.
+    pub frame_cache_bytes: usize,
+    /// Encoded bytes of decoded trees that are kept in memory; decoded they take some 3 times that.
+    pub tree_cache_bytes: usize,
+}
+
+impl Default for ReaderOptions {
+    fn default() -> Self {
+        Self { frame_cache_bytes: 64 << 20, tree_cache_bytes: 8 << 20 }
+    }
+}
 
 /// Why something could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -14,9 +44,14 @@ pub enum ReadError {
     /// No pack known to the index holds it.
     #[error("{0} is in no known pack")]
     NotFound(String),
-    /// Every tier was tried, and at least one gave bytes that do not match their hash.
-    #[error("{0} is corrupt")]
-    Corrupt(String),
+    /// At least one tier gave bytes that do not match their hash, and none gave right ones.
+    #[error("{what} is corrupt: {reason}")]
+    Corrupt {
+        /// What was to be read.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Every tier was tried and none answered.
     #[error("read {what}: {source}")]
     Unavailable {
@@ -25,23 +60,240 @@ pub enum ReadError {
         /// The last tier's error.
         source: Arc<StoreError>,
     },
+    /// The local index failed.
+    #[error("look up {what}: {source}")]
+    Index {
+        /// What was to be read.
+        what: String,
+        /// The index's error.
+        source: Arc<IndexError>,
+    },
+    /// The runtime is shutting down.
+    #[error("read {0}: stopped")]
+    Stopped(String),
+}
+
+/// Reads verified items through a list of tiers. Cheap to share behind an `Arc`.
+#[derive(Debug)]
+pub struct Reader {
+    index: Arc<ChunkIndex>,
+    shared: Arc<Shared>,
+    flights: SingleFlight<(u32, u32), Result<Arc<Frame>, ReadError>>,
+    trees: Mutex<Recent<TreeId, Arc<Tree>>>,
+}
+
+/// What a fetch needs; it outlives the reader that asked for it.
+#[derive(Debug)]
+struct Shared {
+    sources: Vec<Arc<dyn ChunkSource>>,
+    frames: Mutex<Recent<(u32, u32), Arc<Frame>>>,
+    counters: Counters,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Reader {
+    /// Reads what `index` knows from `sources`, nearest first.
+    pub fn new(
+        index: Arc<ChunkIndex>,
+        sources: Vec<Arc<dyn ChunkSource>>,
+        options: ReaderOptions,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            sources,
+            frames: Mutex::new(Recent::new(options.frame_cache_bytes)),
+            counters: Counters::default(),
+        });
+        let trees = Mutex::new(Recent::new(options.tree_cache_bytes));
+        Self { index, shared, flights: SingleFlight::default(), trees }
+    }
+
+    /// Returns the index that this reader looks things up in.
+    pub const fn index(&self) -> &Arc<ChunkIndex> {
+        &self.index
+    }
+
+    /// Returns how much was read from which tier.
+    pub fn stats(&self) -> ReaderStats {
+        self.shared.counters.snapshot()
+    }
+
     /// Returns a verified chunk.
-    pub async fn chunk(&self, _id: ChunkId) -> Result<Chunk, ReadError> {
-        Err(ReadError::NotFound(String::new()))
+    ///
+    /// # Errors
+    /// Any [`ReadError`]. May be cancelled; a fetch that others wait for goes on.
+    pub async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
+        let bytes = self.item(ItemKind::Chunk(id)).await?;
+        let corrupt = |e: crate::ChunkMismatch| corrupt(ItemKind::Chunk(id), &e);
+        Chunk::verify(id, bytes.into_untrusted()).map_err(corrupt)
     }
+
     /// Returns a verified tree.
-    pub async fn tree(&self, _id: TreeId) -> Result<Arc<Tree>, ReadError> {
-        Err(ReadError::NotFound(String::new()))
+    ///
+    /// # Errors
+    /// Any [`ReadError`].
+    pub async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
+        if let Some(tree) = lock(&self.trees).get(&id) {
+            return Ok(tree);
+        }
+        let bytes = self.item(ItemKind::Tree(id)).await?.into_untrusted();
+        let tree = Tree::decode(id, &bytes);
+        let tree = Arc::new(tree.map_err(|e: TreeError| corrupt(ItemKind::Tree(id), &e))?);
+        lock(&self.trees).insert(id, Arc::clone(&tree), bytes.len());
+        Ok(tree)
     }
-    /// Returns the chunks of a content of `size_bytes`.
+
+    /// Returns the verified chunks' list of a content that is `size_bytes` long.
+    ///
+    /// # Errors
+    /// Any [`ReadError`]; [`ReadError::Corrupt`] also for a list of another length.
     pub async fn chunk_list(
         &self,
-        _content: ContentId,
-        _size_bytes: u64,
+        content: ContentId,
+        size_bytes: u64,
     ) -> Result<Arc<ChunkList>, ReadError> {
-        Err(ReadError::NotFound(String::new()))
+        let kind = ItemKind::ChunkList(content);
+        let single = content.as_single_chunk();
+        let small = usize::try_from(size_bytes).is_ok_and(|size| size <= crate::CHUNK_BYTES_MAX);
+        let list = if size_bytes == 0 {
+            ChunkList::new(content, [])
+        } else if small {
+            ChunkList::new(content, u32::try_from(size_bytes).map(|len| (single, len)))
+        } else {
+            let location = self.locate(kind)?;
+            let expected = self.entry(kind, location)?.items.get(location.item as usize).copied();
+            let bytes = self.item_at(kind, location).await?.into_untrusted();
+            if expected.is_none_or(|item| item.hash != Digest::of(&bytes)) {
+                return Err(corrupt(kind, &"bytes do not match their hash"));
+            }
+            Some(ChunkList::decode(&bytes).map_err(|e: ChunkListError| corrupt(kind, &e))?)
+        };
+        match list {
+            Some(list) if list.content() == content && list.size_bytes() == size_bytes => {
+                Ok(Arc::new(list))
+            }
+            _ => Err(corrupt(kind, &"the list is of another content or length")),
+        }
+    }
+
+    /// Returns the length of a content that is in a known pack.
+    ///
+    /// # Errors
+    /// Any [`ReadError`]; the list of a content of several chunks is read for it.
+    pub async fn content_size(&self, content: ContentId) -> Result<u64, ReadError> {
+        let chunk = ItemKind::Chunk(content.as_single_chunk());
+        if content.as_bytes() == Digest::of(b"").as_bytes() {
+            return Ok(0);
+        }
+        let found = self.index.locate(chunk).map_err(|e| index_error(chunk, e))?;
+        if let Some(location) = found {
+            let entry = self.entry(chunk, location)?;
+            let item = entry.items.get(location.item as usize);
+            return item.map(|i| i.len_bytes.into()).ok_or_else(|| not_found(chunk));
+        }
+        let kind = ItemKind::ChunkList(content);
+        let bytes = self.item(kind).await?.into_untrusted();
+        let list = ChunkList::decode(&bytes).map_err(|e| corrupt(kind, &e))?;
+        Ok(list.size_bytes())
+    }
+
+    fn locate(&self, kind: ItemKind) -> Result<Location, ReadError> {
+        let found = self.index.locate(kind).map_err(|e| index_error(kind, e))?;
+        found.ok_or_else(|| not_found(kind))
+    }
+
+    fn entry(&self, kind: ItemKind, location: Location) -> Result<FrameEntry, ReadError> {
+        self.index.frame(location).map_err(|e| index_error(kind, e))
+    }
+
+    /// Returns the bytes of an item of a frame that matched its hash, not yet checked themselves.
+    async fn item(&self, kind: ItemKind) -> Result<UnverifiedBytes, ReadError> {
+        self.item_at(kind, self.locate(kind)?).await
+    }
+
+    async fn item_at(
+        &self,
+        kind: ItemKind,
+        location: Location,
+    ) -> Result<UnverifiedBytes, ReadError> {
+        let key = (location.pack, location.frame);
+        let cached = lock(&self.shared.frames).get(&key);
+        let frame = match cached {
+            Some(frame) => frame,
+            None => {
+                let entry = self.entry(kind, location)?;
+                let pack = self.index.pack(location.pack).map_err(|e| index_error(kind, e))?;
+                let shared = Arc::clone(&self.shared);
+                let fetch = async move { shared.fetch(key, pack, entry).await };
+                let stopped = || Err(ReadError::Stopped(kind.to_string()));
+                self.flights.run(key, fetch, stopped).await?
+            }
+        };
+        frame.item(location.item).ok_or_else(|| corrupt(kind, &"frame has no such item"))
     }
 }
+
+impl Shared {
+    /// Fetches a frame from the first tier that gives right bytes.
+    async fn fetch(
+        &self,
+        key: (u32, u32),
+        pack: PackName,
+        entry: FrameEntry,
+    ) -> Result<Arc<Frame>, ReadError> {
+        let entry = Arc::new(entry);
+        let what = format!("frame at {} of pack {}", entry.offset_bytes, pack.id);
+        let mut failed = None;
+        for source in &self.sources {
+            match source.fetch(pack, entry.range()).await {
+                Ok(bytes) => {
+                    self.counters.fetched(source.tier(), entry.stored_bytes.into());
+                    let decoding = Arc::clone(&entry);
+                    // Hashing and decompressing 1 MiB takes about a millisecond.
+                    let decoded = tokio::task::spawn_blocking(move || decoding.decode(bytes)).await;
+                    match decoded {
+                        Ok(Ok(frame)) => {
+                            let frame = Arc::new(frame);
+                            let size = frame.plain_bytes();
+                            lock(&self.frames).insert(key, Arc::clone(&frame), size);
+                            return Ok(frame);
+                        }
+                        Ok(Err(error)) => {
+                            self.counters.corrupt(source.tier());
+                            let (tier, reason) = (source.tier(), error.to_string());
+                            tracing::warn!(%tier, %what, %reason, "dropped corrupt frame");
+                            failed = Some(ReadError::Corrupt { what: what.clone(), reason });
+                        }
+                        Err(_) => return Err(ReadError::Stopped(what)),
+                    }
+                }
+                Err(error) => {
+                    let source = Arc::new(error);
+                    let error = ReadError::Unavailable { what: what.clone(), source };
+                    failed = Some(match failed {
+                        Some(corrupt @ ReadError::Corrupt { .. }) => corrupt,
+                        _ => error,
+                    });
+                }
+            }
+        }
+        Err(failed.unwrap_or(ReadError::NotFound(what)))
+    }
+}
+
+fn not_found(kind: ItemKind) -> ReadError {
+    ReadError::NotFound(kind.to_string())
+}
+
+fn corrupt(kind: ItemKind, reason: &dyn std::fmt::Display) -> ReadError {
+    ReadError::Corrupt { what: kind.to_string(), reason: reason.to_string() }
+}
+
+fn index_error(kind: ItemKind, source: IndexError) -> ReadError {
+    ReadError::Index { what: kind.to_string(), source: Arc::new(source) }
+}
+
+#[cfg(test)]
+mod tests;

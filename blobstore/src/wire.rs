@@ -85,6 +85,10 @@ impl<'a> Wire<'a> {
         self.take(len.ok_or(Truncated("length above its limit"))?)
     }
 
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Says that nothing may follow.
     pub(crate) const fn finish(self) -> Result<(), Truncated> {
         if self.rest.is_empty() { Ok(()) } else { Err(Truncated("bytes after the end")) }

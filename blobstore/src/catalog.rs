@@ -1,0 +1,183 @@
+//! Keeping the local index equal to the packs of a store.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::pack::{INDEX_BYTES_MAX, PackIndex, PackIndexError, PackKind, PackName, TRAILER_BYTES};
+use crate::{BlobStore, ChunkIndex, IndexError, StoreError};
+
+/// Indexes that are fetched at once at most.
+const FETCHES_MAX: usize = 16;
+
+/// Why packs could not be made known.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The store failed.
+    #[error("read pack index: {0}")]
+    Store(#[from] StoreError),
+    /// The local index failed.
+    #[error("update index: {0}")]
+    Index(#[from] IndexError),
+    /// Neither the pack nor the copy of its index can be read rightly.
+    #[error("pack {name:?}: {source}")]
+    Corrupt {
+        /// The pack.
+        name: PackName,
+        /// What is wrong with its own index.
+        source: PackIndexError,
+    },
+}
+
+/// Makes `packs` known to `index`; those that are known already cost nothing.
+///
+/// # Errors
+/// [`CatalogError`] for the first pack whose index cannot be had; others may be known by then.
+pub async fn load_packs(
+    store: &Arc<dyn BlobStore>,
+    index: &ChunkIndex,
+    packs: &BTreeSet<PackName>,
+) -> Result<(), CatalogError> {
+    let mut unknown = Vec::new();
+    for name in packs {
+        if !index.contains(*name)? {
+            unknown.push(*name);
+        }
+    }
+    let mut fetched = stream::iter(unknown)
+        .map(|name| async move { Ok::<_, CatalogError>((name, fetch_index(store, name).await?)) })
+        .buffer_unordered(FETCHES_MAX);
+    while let Some((name, packed)) = fetched.try_next().await? {
+        index.insert(name, &packed)?;
+    }
+    Ok(())
+}
+
+/// Makes `index` know exactly the packs that the store has copies of indexes of.
+///
+/// An index that knows packs which are gone is filled anew, so that nobody relies on them. Returns
+/// the packs whose index cannot be read; what they hold is then stored again when needed.
+///
+/// # Errors
+/// [`CatalogError`] when the store or the index fails.
+pub async fn sync_index(
+    store: &Arc<dyn BlobStore>,
+    index: &ChunkIndex,
+) -> Result<Vec<(PackName, CatalogError)>, CatalogError> {
+    let stored = list_packs(store, PackKind::index_folder).await?;
+    if !index.packs()?.is_subset(&stored) {
+        index.clear()?;
+    }
+    insert_all(store, index, stored).await
+}
+
+/// Fills `index` anew from the packs themselves and restores missing or damaged copies of their
+/// indexes. Returns the packs whose own index cannot be read.
+///
+/// # Errors
+/// [`CatalogError`] when the store or the index fails.
+pub async fn rebuild_index(
+    store: &Arc<dyn BlobStore>,
+    index: &ChunkIndex,
+) -> Result<Vec<(PackName, CatalogError)>, CatalogError> {
+    index.clear()?;
+    let mut bad = Vec::new();
+    for name in list_packs(store, PackKind::folder).await? {
+        let packed = match fetch_footer(store, name).await {
+            Ok(packed) => packed,
+            Err(CatalogError::Corrupt { .. }) => match fetch_copy(store, name).await {
+                Ok(packed) => packed,
+                Err(error) => {
+                    bad.push((name, error));
+                    continue;
+                }
+            },
+            Err(error) => return Err(error),
+        };
+        if fetch_copy(store, name).await.is_err() {
+            store.put(&name.index_key(), packed.encode().1.into()).await?;
+        }
+        index.insert(name, &packed)?;
+    }
+    Ok(bad)
+}
+
+/// Lists the packs that have an object in one of their two folders.
+pub(crate) async fn list_packs(
+    store: &Arc<dyn BlobStore>,
+    folder: impl Fn(PackKind) -> &'static str,
+) -> Result<BTreeSet<PackName>, StoreError> {
+    let mut names = BTreeSet::new();
+    for kind in PackKind::ALL {
+        let mut objects = store.list(folder(kind));
+        while let Some(object) = objects.try_next().await? {
+            names.extend(PackName::from_key(&object.key));
+        }
+    }
+    Ok(names)
+}
+
+async fn insert_all(
+    store: &Arc<dyn BlobStore>,
+    index: &ChunkIndex,
+    packs: BTreeSet<PackName>,
+) -> Result<Vec<(PackName, CatalogError)>, CatalogError> {
+    let known = index.packs()?;
+    let mut bad = Vec::new();
+    let mut fetched = stream::iter(packs.difference(&known).copied())
+        .map(|name| async move { (name, fetch_index(store, name).await) })
+        .buffer_unordered(FETCHES_MAX);
+    while let Some((name, result)) = fetched.next().await {
+        match result {
+            Ok(packed) => index.insert(name, &packed)?,
+            Err(error @ CatalogError::Corrupt { .. }) => bad.push((name, error)),
+            // Deleted since it was listed.
+            Err(CatalogError::Store(StoreError::NotFound(_))) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bad)
+}
+
+/// Reads the index of a pack: the copy, or the pack's own if the copy is missing or damaged.
+pub(crate) async fn fetch_index(
+    store: &Arc<dyn BlobStore>,
+    name: PackName,
+) -> Result<PackIndex, CatalogError> {
+    match fetch_copy(store, name).await {
+        Err(CatalogError::Corrupt { .. } | CatalogError::Store(StoreError::NotFound(_))) => {
+            fetch_footer(store, name).await
+        }
+        fetched => fetched,
+    }
+}
+
+pub(crate) async fn fetch_copy(
+    store: &Arc<dyn BlobStore>,
+    name: PackName,
+) -> Result<PackIndex, CatalogError> {
+    let (bytes, _) = store.get(&name.index_key(), INDEX_BYTES_MAX).await?;
+    PackIndex::decode(name, &bytes).map_err(|source| CatalogError::Corrupt { name, source })
+}
+
+/// Reads the index at the end of a pack.
+pub(crate) async fn fetch_footer(
+    store: &Arc<dyn BlobStore>,
+    name: PackName,
+) -> Result<PackIndex, CatalogError> {
+    let corrupt = |source| CatalogError::Corrupt { name, source };
+    let key = name.key();
+    let size = store.size(&key).await?;
+    let end = size.checked_sub(TRAILER_BYTES).ok_or(PackIndexError::Malformed("pack is cut off"));
+    let end = end.map_err(corrupt)?;
+    let trailer = store.get_range(&key, end..size).await?;
+    let length = PackIndex::length_in_trailer(&trailer, size).map_err(corrupt)?;
+    let bytes = store.get_range(&key, end - length..end).await?;
+    let index = PackIndex::decode(name, &bytes).map_err(corrupt)?;
+    if index.pack_bytes(length) == size {
+        Ok(index)
+    } else {
+        Err(corrupt(PackIndexError::Malformed("pack has another length than its index says")))
+    }
+}

@@ -1,0 +1,73 @@
+//! The moments at which a test may kill a writer, to show that a store survives it.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A named moment in a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CrashPoint {
+    /// A pack is complete and about to be written.
+    PackPutBefore,
+    /// A pack is in the store, the copy of its index is not.
+    PackPutAfter,
+    /// A pack and the copy of its index are in the store, the local index does not know.
+    IndexPutAfter,
+    /// All data packs are in the store, no tree is.
+    DataFinished,
+    /// All trees are in the store, the record is not.
+    TreesFinished,
+    /// The record is in the store, no ref names it.
+    RecordPutAfter,
+    /// The ref is changed; the lease is still held.
+    RefChanged,
+}
+
+impl CrashPoint {
+    /// All points, in the order in which an ingest passes them.
+    pub const ALL: [Self; 7] = [
+        Self::PackPutBefore,
+        Self::PackPutAfter,
+        Self::IndexPutAfter,
+        Self::DataFinished,
+        Self::TreesFinished,
+        Self::RecordPutAfter,
+        Self::RefChanged,
+    ];
+
+    /// Returns the point's name, as a test gives it on a command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PackPutBefore => "pack-put-before",
+            Self::PackPutAfter => "pack-put-after",
+            Self::IndexPutAfter => "index-put-after",
+            Self::DataFinished => "data-finished",
+            Self::TreesFinished => "trees-finished",
+            Self::RecordPutAfter => "record-put-after",
+            Self::RefChanged => "ref-changed",
+        }
+    }
+}
+
+/// What to do at each [`CrashPoint`]: nothing, outside of tests.
+#[derive(Clone, Default)]
+pub struct CrashHook(Option<Arc<dyn Fn(CrashPoint) + Send + Sync>>);
+
+impl CrashHook {
+    /// Calls `hook` at every point.
+    pub fn new(hook: impl Fn(CrashPoint) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hook)))
+    }
+
+    /// Says that `point` is reached.
+    pub fn reach(&self, point: CrashPoint) {
+        if let Some(hook) = &self.0 {
+            hook(point);
+        }
+    }
+}
+
+impl fmt::Debug for CrashHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CrashHook(set: {})", self.0.is_some())
+    }
+}

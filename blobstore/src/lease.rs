@@ -1,0 +1,227 @@
+//! Leases: time-bounded holds in the store, with a fencing token.
+//!
+//! Whoever relies on chunks that are already in the store holds a lease while doing so; collection
+//! deletes nothing while a lease that is older than its mark is live. A name that is taken over
+//! after its expiry gets a larger token, so that a late holder can be told from the present one.
+//!
+//! ```text
+//! leases/NAME: envelope "LEAS": token u64 | expires, ms since 1970, u64 | holder bytes
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::envelope::{self, EnvelopeError};
+use crate::wire::{Put, Truncated, Wire};
+use crate::{BlobStore, Clock, Key, StoreError, Version};
+
+const LEASE_BYTES_MAX: u64 = 4096;
+const HOLDER_BYTES_MAX: usize = 1024;
+/// How long a lease holds without being renewed.
+pub const LEASE_TTL: Duration = Duration::from_secs(120);
+/// Clocks of nodes may differ by this much; an expired lease is respected for as long.
+pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(30);
+
+/// Why a lease was not had, or was lost.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Someone else has it.
+    #[error("lease {name} is held by {holder}")]
+    Held {
+        /// The lease.
+        name: String,
+        /// Who holds it.
+        holder: String,
+    },
+    /// It could not be renewed in time; what was done under it since may be undone.
+    #[error("lease {name} was lost")]
+    Lost {
+        /// The lease.
+        name: String,
+    },
+    /// The object is damaged or of a later version.
+    #[error("lease {name}: {source}")]
+    Envelope {
+        /// The lease.
+        name: String,
+        /// What is wrong.
+        source: EnvelopeError,
+    },
+    /// The store failed.
+    #[error("lease {name}: {source}")]
+    Store {
+        /// The lease.
+        name: String,
+        /// The store's error.
+        source: StoreError,
+    },
+}
+
+/// What the object of a lease says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseRecord {
+    /// Grows with each holder of the name.
+    pub token: u64,
+    /// When it ends unless renewed, in milliseconds since 1970.
+    pub expires_ms: u64,
+    /// Who holds it, for people.
+    pub holder: String,
+}
+
+impl LeaseRecord {
+    /// Encodes the record.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut body = Vec::new();
+        body.put_u64(self.token);
+        body.put_u64(self.expires_ms);
+        body.put_bytes(self.holder.as_bytes());
+        envelope::seal(*b"LEAS", &body).1
+    }
+
+    /// Decodes a record.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] for damage or a later version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let (_, body) = envelope::open(*b"LEAS", bytes)?;
+        let mut wire = Wire::new(body);
+        let (token, expires_ms) = (wire.u64()?, wire.u64()?);
+        let holder = wire.bytes(HOLDER_BYTES_MAX)?;
+        let holder = String::from_utf8(holder.to_vec()).map_err(|_| Truncated("holder"))?;
+        wire.finish()?;
+        Ok(Self { token, expires_ms, holder })
+    }
+}
+
+/// A held lease; renews itself until released. Dropped without release, it expires by itself.
+#[derive(Debug)]
+pub struct Lease {
+    name: String,
+    token: u64,
+    store: Arc<dyn BlobStore>,
+    lost: Arc<AtomicBool>,
+    renewal: JoinHandle<()>,
+}
+
+impl Lease {
+    /// Takes the lease `name`, or takes it over when it has expired. Must be called in a runtime.
+    ///
+    /// # Errors
+    /// [`LeaseError::Held`] while another holder's is live.
+    pub async fn acquire(
+        store: Arc<dyn BlobStore>,
+        clock: Arc<dyn Clock>,
+        name: &str,
+        holder: &str,
+    ) -> Result<Self, LeaseError> {
+        let failed = |source| LeaseError::Store { name: name.to_owned(), source };
+        let key = Key::new(format!("leases/{name}")).map_err(failed)?;
+        let held = |holder: &str| LeaseError::Held { name: name.into(), holder: holder.into() };
+        let mut record = LeaseRecord { token: 1, expires_ms: expiry(&*clock), holder: holder.into() };
+        let version = match store.create(&key, record.encode().into()).await {
+            Ok(version) => version,
+            Err(StoreError::Exists(_)) => {
+                let (bytes, seen) = store.get(&key, LEASE_BYTES_MAX).await.map_err(failed)?;
+                let envelope = |source| LeaseError::Envelope { name: name.into(), source };
+                let old = LeaseRecord::decode(&bytes).map_err(envelope)?;
+                if clock.now_ms() < old.expires_ms.saturating_add(millis(CLOCK_SKEW_MAX)) {
+                    return Err(held(&old.holder));
+                }
+                record.token = old.token.saturating_add(1);
+                match store.replace(&key, record.encode().into(), &seen).await {
+                    Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => {
+                        return Err(held("someone who was faster"));
+                    }
+                    replaced => replaced.map_err(failed)?,
+                }
+            }
+            Err(source) => return Err(failed(source)),
+        };
+        let lost = Arc::new(AtomicBool::new(false));
+        let token = record.token;
+        let renewal = Renewal { store: Arc::clone(&store), clock, key, record, version };
+        let renewal = tokio::spawn(renewal.run(Arc::clone(&lost)));
+        Ok(Self { name: name.to_owned(), token, store, lost, renewal })
+    }
+
+    /// Returns the fencing token.
+    pub const fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// Says whether the lease still holds. To be asked right before a ref is changed.
+    ///
+    /// # Errors
+    /// [`LeaseError::Lost`] when it could not be renewed in time.
+    pub fn check(&self) -> Result<(), LeaseError> {
+        if self.lost.load(Ordering::Acquire) {
+            Err(LeaseError::Lost { name: self.name.clone() })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Gives the lease back.
+    ///
+    /// # Errors
+    /// [`LeaseError::Store`]; the lease then expires by itself.
+    pub async fn release(self) -> Result<(), LeaseError> {
+        self.renewal.abort();
+        let failed = |source| LeaseError::Store { name: self.name.clone(), source };
+        let key = Key::new(format!("leases/{}", self.name)).map_err(failed)?;
+        if self.lost.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.store.delete(&key).await.map_err(failed)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
+}
+
+/// The task that keeps a lease alive.
+struct Renewal {
+    store: Arc<dyn BlobStore>,
+    clock: Arc<dyn Clock>,
+    key: Key,
+    record: LeaseRecord,
+    version: Version,
+}
+
+impl Renewal {
+    async fn run(mut self, lost: Arc<AtomicBool>) {
+        loop {
+            self.clock.sleep(LEASE_TTL / 4).await;
+            let renewed = LeaseRecord { expires_ms: expiry(&*self.clock), ..self.record.clone() };
+            let body = renewed.encode().into();
+            match self.store.replace(&self.key, body, &self.version).await {
+                Ok(version) => (self.record, self.version) = (renewed, version),
+                Err(error) if error.is_retryable() && self.clock.now_ms() < self.record.expires_ms => {
+                    tracing::warn!(key = %self.key, %error, "could not renew lease");
+                }
+                Err(error) => {
+                    tracing::error!(key = %self.key, %error, "lost lease");
+                    lost.store(true, Ordering::Release);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn expiry(clock: &dyn Clock) -> u64 {
+    clock.now_ms().saturating_add(millis(LEASE_TTL))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+use std::sync::atomic::AtomicU64;
+
+use super::*;
+use crate::testing::memory_store;
+
+/// Wall time that the test sets; sleeping waits on tokio's paused clock.
+#[derive(Debug, Default)]
+struct TestClock(AtomicU64);
+
+#[async_trait::async_trait]
+impl Clock for TestClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.now_ms())
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+        self.0.fetch_add(millis(duration), Ordering::Relaxed);
+    }
+}
+
+fn clock() -> Arc<TestClock> {
+    Arc::new(TestClock::default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn is_exclusive_while_held_and_free_after_release() {
+    let (store, clock) = (memory_store(), clock());
+    let acquire = || Lease::acquire(Arc::clone(&store), Arc::clone(&clock) as _, "gc", "me");
+    let lease = acquire().await.unwrap();
+    assert!(matches!(acquire().await, Err(LeaseError::Held { holder, .. }) if holder == "me"));
+    // Renewed well beyond its first expiry.
+    tokio::time::sleep(LEASE_TTL * 3).await;
+    lease.check().unwrap();
+    assert!(matches!(acquire().await, Err(LeaseError::Held { .. })));
+    lease.release().await.unwrap();
+    assert_eq!(acquire().await.unwrap().token(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn is_taken_over_after_expiry_with_a_larger_token_and_the_late_holder_learns() {
+    let (store, clock) = (memory_store(), clock());
+    let acquire = || Lease::acquire(Arc::clone(&store), Arc::clone(&clock) as _, "gc", "me");
+    let late = acquire().await.unwrap();
+    clock.0.fetch_add(millis(LEASE_TTL + CLOCK_SKEW_MAX) - 1, Ordering::Relaxed);
+    assert!(matches!(acquire().await, Err(LeaseError::Held { .. })));
+    clock.0.fetch_add(1, Ordering::Relaxed);
+    let next = acquire().await.unwrap();
+    assert_eq!(next.token(), 2);
+    tokio::time::sleep(LEASE_TTL).await;
+    assert!(matches!(late.check(), Err(LeaseError::Lost { .. })));
+    next.check().unwrap();
+    late.release().await.unwrap();
+    assert!(matches!(acquire().await, Err(LeaseError::Held { .. })), "released only its own");
+}

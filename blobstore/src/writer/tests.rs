@@ -1,0 +1,94 @@
+use super::*;
+use crate::testing::{FaultStore, memory_store};
+use crate::{Origin, Reader, ReaderOptions};
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    store: Arc<dyn BlobStore>,
+    index: Arc<ChunkIndex>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Arc::new(ChunkIndex::open(dir.path()).unwrap());
+        Self { _dir: dir, store: memory_store(), index }
+    }
+
+    fn writer(&self, kind: PackKind) -> PackWriter {
+        let (store, index) = (Arc::clone(&self.store), Arc::clone(&self.index));
+        PackWriter::new(kind, store, index, Handle::current(), 2, CrashHook::default())
+    }
+}
+
+fn chunk(number: u32, len: usize) -> Chunk {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&number.to_le_bytes());
+    hasher.finalize_xof().fill(&mut bytes);
+    Chunk::of(bytes.into())
+}
+
+async fn finish(writer: PackWriter) -> Result<WriteStats, WriteError> {
+    tokio::task::spawn_blocking(|| writer.finish()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_added_is_stored_once_and_read_back() {
+    let bench = Bench::new();
+    let writer = bench.writer(PackKind::Data);
+    let streams: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = writer.stream();
+            std::thread::spawn(move || {
+                for number in 0..200 {
+                    stream.add_chunk(&chunk(number, 300_000)).unwrap();
+                }
+                stream.flush().unwrap();
+            })
+        })
+        .collect();
+    tokio::task::spawn_blocking(|| streams.into_iter().for_each(|s| s.join().unwrap()))
+        .await
+        .unwrap();
+    let stats = finish(writer).await.unwrap();
+    assert_eq!((stats.chunks_new, stats.chunks_known), (200, 200));
+    assert_eq!(stats.bytes_new_plain, 200 * 300_000);
+    assert_eq!(stats.packs, 2);
+
+    let again = bench.writer(PackKind::Data);
+    let mut stream = again.stream();
+    stream.add_chunk(&chunk(7, 300_000)).unwrap();
+    stream.flush().unwrap();
+    drop(stream);
+    let stats = finish(again).await.unwrap();
+    assert_eq!((stats.chunks_new, stats.chunks_known, stats.bytes_stored), (0, 1, 0));
+
+    let source = Arc::new(Origin::new(Arc::clone(&bench.store)));
+    let reader = Reader::new(Arc::clone(&bench.index), vec![source], ReaderOptions::default());
+    for number in 0..200 {
+        let expected = chunk(number, 300_000);
+        assert_eq!(reader.chunk(expected.id()).await.unwrap(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_upload_is_reported_and_leaves_nothing_in_the_index() {
+    let bench = Bench::new();
+    let faults = Arc::new(FaultStore::new(Arc::clone(&bench.store)));
+    let writer = PackWriter::new(
+        PackKind::Data,
+        Arc::clone(&faults) as Arc<dyn BlobStore>,
+        Arc::clone(&bench.index),
+        Handle::current(),
+        1,
+        CrashHook::default(),
+    );
+    faults.fail_next_puts_before(1);
+    let mut stream = writer.stream();
+    stream.add_chunk(&chunk(1, 1000)).unwrap();
+    stream.flush().unwrap();
+    drop(stream);
+    assert!(matches!(finish(writer).await, Err(WriteError::Store(_))));
+    assert!(bench.index.packs().unwrap().is_empty());
+}
