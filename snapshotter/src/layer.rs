@@ -85,3 +85,6 @@ pub trait EntrySource {
     /// As [`Self::next_entry`]; data that ends before the file's size is an error.
     fn read_data(&mut self, buffer: &mut [u8]) -> Result<usize, LayerError>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,6 +104,10 @@ impl<R: Read> TarReader<R> {
             self.entry_name.clone_from(&member.header.name);
             let size_bytes = self.start_data(&mut member)?;
             if let Some(entry) = self.entry(member, size_bytes)? {
+                if !matches!(entry.kind, EntryKind::File { .. }) {
+                    // A whiteout may be written with data, which is nobody's.
+                    self.body.skip(&mut self.input)?;
+                }
                 return Ok(Some(entry));
             }
         }
@@ -314,5 +318,9 @@ impl<R: Read> EntrySource for TarReader<R> {
     }
 }
 
+#[cfg(test)]
+mod archive;
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

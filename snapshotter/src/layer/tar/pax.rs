@@ -14,7 +14,7 @@ use crate::layer::error::Fault;
 /// Digits of the longest length of a record.
 const LENGTH_DIGITS_MAX: usize = 10;
 const NANOSECOND_DIGITS: usize = 9;
-const NOT_A_NUMBER: &str = "number is malformed";
+pub(super) const NOT_A_NUMBER: &str = "number is malformed";
 const NANOSECONDS_PER_SECOND: u32 = 1_000_000_000;
 
 /// libarchive writes base64 without padding; others may pad.

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::header::{BLOCK_BYTES, Header, number};
 use super::input::Input;
-use super::pax::decimal;
+use super::pax::{NOT_A_NUMBER, decimal};
 use crate::layer::LayerLimits;
 use crate::layer::error::Fault;
 
@@ -239,7 +239,7 @@ impl<'a, R: Read> StoredMap<'a, R> {
         loop {
             match self.next_byte()? {
                 b'\n' => return decimal(&digits[..len]),
-                _ if len == MAP_DIGITS_MAX => return Err(Fault::malformed("not a number")),
+                _ if len == MAP_DIGITS_MAX => return Err(Fault::malformed(NOT_A_NUMBER)),
                 digit => digits[len] = digit,
             }
             len += 1;
