@@ -4,11 +4,27 @@
 //! content-derived key never changes; only refs and leases are replaced, and those by
 //! compare-and-swap.
 
+mod check;
+mod delay;
+mod limit;
+mod local;
+mod object;
+mod retry;
+mod url;
+
 use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+
+pub use self::url::{StoreOptions, StoreUrl, StoreUrlError, open};
+pub use check::check;
+pub use delay::DelayStore;
+pub use limit::{CONCURRENT_REQUESTS_MAX, LimitStore};
+pub use local::LocalStore;
+pub use object::ObjectBackend;
+pub use retry::{RetryPolicy, RetryStore};
 
 /// The name of an object in a store: `/`-separated segments of `[A-Za-z0-9._%~-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,7 +43,8 @@ impl Key {
         let key = key.into();
         let segment_ok = |s: &str| {
             !matches!(s, "" | "." | "..")
-                && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._%~-".contains(&b))
+                && s.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"._%~-".contains(&b))
         };
         if key.len() <= Self::LEN_MAX && key.split('/').all(segment_ok) {
             Ok(Self(key))
@@ -55,6 +72,9 @@ impl fmt::Debug for Key {
 }
 
 /// Identifies one state of a replaceable object, for [`BlobStore::replace`]. Opaque.
+///
+/// A store may give equal bytes equal versions (S3's `ETag` is a hash of them), so a record whose
+/// history matters must hold a counter or something else that never repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version(pub(crate) String);
 
@@ -97,6 +117,9 @@ pub enum StoreError {
     /// The store cannot do this at all, or its configuration is wrong.
     #[error("store: {0}")]
     Unsupported(String),
+    /// The store has no room for the object; its old state is unchanged.
+    #[error("no space left in the store for {0}")]
+    NoSpace(Key),
     /// The store refused the credentials.
     #[error("store refused access to {0}")]
     Denied(String),
@@ -123,22 +146,50 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Describes trouble that may pass, in `operation` on the object or prefix `target`.
+    pub(crate) fn unavailable(
+        operation: &'static str,
+        target: impl fmt::Display,
+        cause: impl fmt::Display,
+    ) -> Self {
+        Self::Unavailable {
+            operation,
+            target: target.to_string(),
+            message: cause.to_string(),
+        }
+    }
+
     /// Tells whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::TimedOut { .. })
     }
 }
 
+/// Refuses a prefix for [`BlobStore::list`] that is neither empty nor a key.
+fn check_prefix(prefix: &str) -> Result<(), StoreError> {
+    if prefix.is_empty() {
+        Ok(())
+    } else {
+        Key::new(prefix).map(drop)
+    }
+}
+
 /// An object store: the only shared state of all nodes.
 ///
 /// Reads after an acknowledged write see that write. All methods may be cancelled by dropping the
-/// future; a write that was under way then has happened wholly or not at all.
+/// future; a write that was under way then has happened, or will, wholly or not at all. The same
+/// holds after [`StoreError::Unavailable`] and [`StoreError::TimedOut`].
+///
+/// No key may be the folder of another (`a` beside `a/b`), and no segment may be longer than 255
+/// bytes: a local directory can hold neither.
 #[async_trait::async_trait]
 pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
-    /// Returns a whole object of at most `limit_bytes`, and its version.
+    /// Returns a whole object of at most `limit_bytes`, and its version. A longer one is
+    /// [`StoreError::Size`], found before its body is read.
     async fn get(&self, key: &Key, limit_bytes: u64) -> Result<(Bytes, Version), StoreError>;
 
-    /// Returns exactly the bytes of `range`, or an error; never fewer.
+    /// Returns exactly the bytes of `range`; never fewer: a range that passes the object's end is
+    /// [`StoreError::Size`]. An empty range is answered without asking the store.
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError>;
 
     /// Returns the length of an object in bytes.
@@ -152,7 +203,7 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     async fn create(&self, key: &Key, body: Bytes) -> Result<Version, StoreError>;
 
     /// Writes an object that must still be in version `expected`; of several racing callers
-    /// exactly one succeeds.
+    /// exactly one succeeds. [`StoreError::Conflict`] also when it is gone.
     async fn replace(
         &self,
         key: &Key,
@@ -163,6 +214,8 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// Deletes an object; one that is not there is no error.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;
 
-    /// Lists the objects below the folder `prefix` (without a trailing `/`), in no given order.
+    /// Lists the objects below the folder `prefix` (without a trailing `/`; empty for all), in no
+    /// given order, each once. A folder that is not there is empty. Names that are no [`Key`] are
+    /// passed over. Objects written or deleted meanwhile may be listed or not.
     fn list(&self, prefix: &str) -> BoxStream<'static, Result<ObjectInfo, StoreError>>;
 }

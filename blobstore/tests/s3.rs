@@ -1,0 +1,54 @@
+//! The conformance suite over a real S3 server, as `scripts/s3-server.sh` starts one.
+//!
+//! Reads `NACRE_TEST_S3_ENDPOINT` (skipped without it), `NACRE_TEST_S3_BUCKET` (default `nacre`;
+//! must exist) and the `AWS_*` variables.
+
+use std::sync::Arc;
+
+use nacre_blobstore::testing::{ConformanceOptions, conformance_with};
+use nacre_blobstore::{BlobStore, StoreOptions, SystemClock, check_store, open_store};
+
+/// A new folder of the server's bucket, or `None` when no server is given.
+fn server(test: &str) -> Option<Arc<dyn BlobStore>> {
+    let variable = |name: &str| std::env::var_os(name).map(|v| v.into_string().unwrap());
+    let Some(endpoint) = variable("NACRE_TEST_S3_ENDPOINT") else {
+        println!("SKIPPED: NACRE_TEST_S3_ENDPOINT is not set");
+        return None;
+    };
+    let bucket = variable("NACRE_TEST_S3_BUCKET").unwrap_or_else(|| "nacre".to_owned());
+    let unique = nonce();
+    let url = format!("s3://{bucket}/test-{test}-{unique:x}")
+        .parse()
+        .unwrap();
+    let mut options = StoreOptions::new(Arc::new(SystemClock::new()), unique);
+    options.config = std::env::vars()
+        .filter(|(name, _)| name.starts_with("AWS_"))
+        .collect();
+    options
+        .config
+        .insert("AWS_ENDPOINT_URL".to_owned(), endpoint);
+    Some(open_store(&url, &options).unwrap())
+}
+
+fn nonce() -> u64 {
+    getrandom::u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_every_promise() {
+    let Some(store) = server("conformance") else {
+        return;
+    };
+    // Fewer rounds: some servers take tens of seconds for one of them.
+    let options = ConformanceOptions {
+        rounds: 2,
+        ..ConformanceOptions::default()
+    };
+    conformance_with(store, &options).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn honours_conditions() {
+    let Some(store) = server("check") else { return };
+    check_store(&*store, nonce()).await.unwrap();
+}
