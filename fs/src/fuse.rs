@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-pub use session::{ContentMount, ContentSession, MountError};
+pub use session::{ContentMount, ContentSession, SessionError};
 
 use crate::{FsError, Lookup, Taken, View};
 use reply::{absent, errno, file_attr, file_type};

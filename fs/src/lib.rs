@@ -14,8 +14,8 @@ mod view;
 
 pub use content_reader::ContentReader;
 pub use error::FsError;
-pub use fuse::{ContentMount, ContentSession, MountError};
-pub use node_cache::NodeCache;
+pub use fuse::{ContentMount, ContentSession, SessionError};
+pub use node_cache::{NodeCache, NodeCacheError, NodeCacheStats};
 pub use view::{
     Attr, DirectoryEntry, Flavor, IMMUTABLE_VALID, Kind, Lookup, ROOT_INO, Statfs, Taken, View,
 };

@@ -1,32 +1,169 @@
-//! thin
+//! The node's disk tier: contents in local files, fetched once and checked where they enter.
+//!
+//! Owns the folders below `ROOT/cache` (see [`layout`](self::layout) for their shape) and every
+//! read of file bytes on the node. Promises:
+//!
+//! - Only bytes that matched their hash are served. Chunks are checked by the reader as they
+//!   enter; what was on disk before an unclean stop is checked again at its first use, whether
+//!   the machine lost power or the process was killed. A local copy that turns out bad or short
+//!   is dropped and fetched again.
+//! - One fetch for a chunk, however many wait for it, and they share its error. A fetch goes on
+//!   when those who asked for it are gone.
+//! - A read is answered as soon as the chunks that it overlaps are there; writing them to disk
+//!   happens after the answer. Until a large content is complete its bytes are right as far as
+//!   its list of chunks is, which is checked by then. A disk that is full or broken costs repeated fetches, not errors.
+//! - Contents of one chunk go to the store whole; larger ones collect chunks in a file with
+//!   holes, which moves to the store once all are there and their hash is the content's id.
+//!
+//! Memory: [`FETCHES_MAX`] chunks under way and [`LOCALS_MAX`] open files. There is no quota on
+//! the disk yet: nothing is evicted.
+
+mod counters;
+mod fetch;
+mod layout;
+mod local;
+mod partial;
+mod single_flight;
+
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use nacre_blobstore::{ContentId, ReadError};
+use futures::{StreamExt, TryStreamExt, stream};
+use nacre_blobstore::{Clock, ContentId, ReadError};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+pub use counters::NodeCacheStats;
 
 use crate::ContentReader;
+use counters::Counters;
+use fetch::{Inner, answered};
+use layout::Layout;
+use local::{Local, Locals, off_reactor, read_file};
+use partial::Partial;
+use single_flight::{Flight, SingleFlight};
 
-/// Reads contents.
+/// Chunks that are fetched or written at once, each of at most 1 MiB.
+const FETCHES_MAX: usize = 64;
+/// Fetches that one read starts at once.
+const READ_FAN_OUT: usize = 8;
+/// Contents whose local file is held open.
+const LOCALS_MAX: usize = 512;
+/// Chunks fetched ahead of a sequential read.
+const READ_AHEAD_CHUNKS: usize = 8;
+/// Fetches that must be free for read-ahead to start one: readers come first.
+const READ_AHEAD_SPARE: usize = FETCHES_MAX / 2;
+/// How often a read starts over because the local copy went bad under it.
+const ATTEMPTS_MAX: usize = 3;
+
+/// Why the cache could not be opened or closed.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeCacheError {
+    /// Another process has it open.
+    #[error("node cache {0} is in use by another process")]
+    Busy(PathBuf),
+    /// The file system refused.
+    #[error("{verb} node cache {folder}: {source}")]
+    Io {
+        /// What was asked for.
+        verb: &'static str,
+        /// The cache's folder.
+        folder: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The node's contents. Share it behind an `Arc`.
 #[derive(Debug)]
 pub struct NodeCache {
-    reader: Arc<dyn ContentReader>,
+    inner: Arc<Inner>,
+    flights: Arc<SingleFlight<(ContentId, usize), Result<Bytes, ReadError>>>,
+    opening: Arc<SingleFlight<ContentId, Result<Local, ReadError>>>,
+    tasks: TaskTracker,
 }
 
 impl NodeCache {
-    /// Reads through `reader` alone.
-    pub fn without_disk(reader: Arc<dyn ContentReader>) -> Self {
-        Self { reader }
+    /// Opens or creates the cache in `folder`, in front of `reader`. Blocks for some hundred
+    /// renames at most.
+    ///
+    /// # Errors
+    /// [`NodeCacheError`].
+    pub fn open(
+        folder: &Path,
+        reader: Arc<dyn ContentReader>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, NodeCacheError> {
+        let layout = Layout::open(folder).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => NodeCacheError::Busy(folder.to_path_buf()),
+            _ => NodeCacheError::Io {
+                verb: "open",
+                folder: folder.to_path_buf(),
+                source,
+            },
+        })?;
+        let inner = Inner {
+            folder: folder.to_path_buf(),
+            layout,
+            reader,
+            clock,
+            locals: Locals::new(LOCALS_MAX),
+            fetches: Semaphore::new(FETCHES_MAX),
+            counters: Counters::default(),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+            flights: Arc::default(),
+            opening: Arc::default(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Waits for what is under way and marks the cache as clean, so that the next start trusts
+    /// it. Reads that come later are a mistake of the caller's.
+    ///
+    /// # Errors
+    /// [`NodeCacheError::Io`]; the next start checks everything then.
+    pub async fn close(&self) -> Result<(), NodeCacheError> {
+        self.tasks.close();
+        self.tasks.wait().await;
+        let inner = Arc::clone(&self.inner);
+        let closed = off_reactor(move || inner.layout.close()).await;
+        closed
+            .unwrap_or_else(|| Err(io::Error::other("the runtime is shutting down")))
+            .map_err(|source| {
+                let folder = self.inner.folder.clone();
+                NodeCacheError::Io {
+                    verb: "close",
+                    folder,
+                    source,
+                }
+            })
     }
 
     /// Returns the reader behind the cache.
     pub fn reader(&self) -> &dyn ContentReader {
-        &*self.reader
+        &*self.inner.reader
     }
 
-    /// Reads up to `len_bytes` at `offset_bytes`; fewer only at the end.
+    /// Returns the two folders that overlayfs may take as data-only layers: store and arrivals.
+    pub fn layers(&self) -> [PathBuf; 2] {
+        self.inner.layout.layers()
+    }
+
+    /// Returns what was counted since the cache was opened.
+    pub fn stats(&self) -> NodeCacheStats {
+        self.inner.counters.stats()
+    }
+
+    /// Reads up to `len_bytes` at `offset_bytes` of a content of `size_bytes`; fewer only at its
+    /// end. May be cancelled; fetches go on.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// Any [`ReadError`] of the reader, never one of the local disk.
     pub async fn read(
         &self,
         content: ContentId,
@@ -34,23 +171,197 @@ impl NodeCache {
         offset_bytes: u64,
         len_bytes: u32,
     ) -> Result<Bytes, ReadError> {
-        let end = size_bytes.min(offset_bytes.saturating_add(len_bytes.into()));
-        if offset_bytes >= end {
+        let end_bytes = size_bytes.min(offset_bytes.saturating_add(len_bytes.into()));
+        if offset_bytes >= end_bytes {
             return Ok(Bytes::new());
         }
-        let list = self.reader.chunk_list(content, size_bytes).await?;
-        let mut out = BytesMut::new();
-        for extent in &list.extents()[list.overlapping(offset_bytes, end - offset_bytes)] {
-            let chunk = self.reader.chunk(extent.id).await?;
-            let from = offset_bytes.saturating_sub(extent.offset_bytes);
-            let to = end.min(extent.end_bytes()) - extent.offset_bytes;
-            let range = usize::try_from(from).ok().zip(usize::try_from(to).ok());
-            let part = range.and_then(|(from, to)| chunk.bytes().get(from..to));
-            out.extend_from_slice(part.ok_or_else(|| ReadError::Corrupt {
-                what: content.to_string(),
-                reason: "chunk of another length".into(),
-            })?);
+        let range = offset_bytes..end_bytes;
+        for _ in 0..ATTEMPTS_MAX {
+            let local = match self.inner.locals.get(content) {
+                Some(local) => local,
+                None => self.open_local(content, size_bytes).await?,
+            };
+            let file = match &local {
+                Local::Complete(file) => Some(file.as_ref()),
+                Local::Partial(partial) => {
+                    let chunks = partial
+                        .list
+                        .overlapping(range.start, range.end - range.start);
+                    partial.file_with(chunks)
+                }
+                Local::Absent | Local::Wrong => None,
+            };
+            if file.is_none() {
+                return self.read_fetched(content, size_bytes, &local, range).await;
+            }
+            if let Some(bytes) = read_file(&local, range.clone()).await {
+                self.inner.counters.served_locally(bytes.len());
+                self.read_ahead(content, &local, &range);
+                return Ok(bytes);
+            }
+            self.inner.forget_local(content).await;
         }
-        Ok(out.freeze())
+        let reason = "the local copy cannot be read".into();
+        Err(ReadError::Corrupt {
+            what: content.to_string(),
+            reason,
+        })
+    }
+
+    /// Fetches a content of one chunk or opens a larger one, so that it can be read.
+    fn open_local(&self, content: ContentId, size_bytes: u64) -> Flight<Result<Local, ReadError>> {
+        let stopped = Err(ReadError::Stopped(content.to_string()));
+        let inner = Arc::clone(&self.inner);
+        self.opening
+            .join(content, &self.tasks, stopped, |answer| async move {
+                answered(answer, inner.open_local(content, size_bytes).await);
+            })
+    }
+
+    /// Reads a range of which something must be fetched.
+    async fn read_fetched(
+        &self,
+        content: ContentId,
+        size_bytes: u64,
+        local: &Local,
+        range: std::ops::Range<u64>,
+    ) -> Result<Bytes, ReadError> {
+        let start = self.inner.clock.elapsed();
+        let read = match local {
+            Local::Partial(partial) => self.read_chunks(content, partial, &range).await,
+            Local::Wrong => {
+                let reason = "its chunks do not make it".into();
+                Err(ReadError::Corrupt {
+                    what: content.to_string(),
+                    reason,
+                })
+            }
+            Local::Absent | Local::Complete(_) => {
+                let whole = self.fetch_small(content, size_bytes).await;
+                whole.and_then(|whole| part(content, &whole, 0, &range))
+            }
+        };
+        match &read {
+            Ok(bytes) => {
+                let wait = self.inner.clock.elapsed().saturating_sub(start);
+                self.inner.counters.served_after(bytes.len(), wait);
+                self.read_ahead(content, local, &range);
+            }
+            Err(_) => self.inner.counters.failed(),
+        }
+        read
+    }
+
+    fn fetch_small(&self, content: ContentId, size: u64) -> Flight<Result<Bytes, ReadError>> {
+        let stopped = Err(ReadError::Stopped(content.to_string()));
+        let inner = Arc::clone(&self.inner);
+        self.flights
+            .join((content, 0), &self.tasks, stopped, |answer| async move {
+                inner.fetch_small(content, size, answer).await;
+            })
+    }
+
+    fn fetch_chunk(
+        &self,
+        content: ContentId,
+        partial: &Arc<Partial>,
+        index: usize,
+    ) -> Flight<Result<Bytes, ReadError>> {
+        let stopped = Err(ReadError::Stopped(content.to_string()));
+        let (inner, partial) = (Arc::clone(&self.inner), Arc::clone(partial));
+        self.flights.join(
+            (content, index),
+            &self.tasks,
+            stopped,
+            |answer| async move {
+                inner.fetch_chunk(content, partial, index, answer).await;
+            },
+        )
+    }
+
+    /// Reads a range of a large content chunk by chunk, several at once.
+    async fn read_chunks(
+        &self,
+        content: ContentId,
+        partial: &Arc<Partial>,
+        range: &std::ops::Range<u64>,
+    ) -> Result<Bytes, ReadError> {
+        let chunks = partial
+            .list
+            .overlapping(range.start, range.end - range.start);
+        let parts: Vec<Bytes> = stream::iter(chunks)
+            .map(async |index| {
+                let bytes = self.fetch_chunk(content, partial, index).await?;
+                part(content, &bytes, partial.extent(index).offset_bytes, range)
+            })
+            .buffered(READ_FAN_OUT)
+            .try_collect()
+            .await?;
+        match <[Bytes; 1]>::try_from(parts) {
+            Ok([only]) => Ok(only),
+            Err(parts) => {
+                let mut bytes = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+                parts.iter().for_each(|part| bytes.extend_from_slice(part));
+                Ok(bytes.freeze())
+            }
+        }
+    }
+
+    /// Starts fetching what follows a sequential read, as far as readers leave room for it.
+    fn read_ahead(&self, content: ContentId, local: &Local, range: &std::ops::Range<u64>) {
+        let Local::Partial(partial) = local else {
+            return;
+        };
+        if !partial.continues(range.start, range.end) || partial.file_with(0..0).is_none() {
+            return;
+        }
+        let next = partial.list.overlapping(range.end, u64::MAX);
+        for index in next
+            .take(READ_AHEAD_CHUNKS)
+            .filter(|index| !partial.is_present(*index))
+        {
+            if self.inner.fetches.available_permits() <= READ_AHEAD_SPARE {
+                return;
+            }
+            drop(self.fetch_chunk(content, partial, index));
+        }
+    }
+
+    /// Checks a complete local content again and drops it when it is bad. `None` when there is
+    /// none.
+    pub async fn verify(&self, content: ContentId) -> Option<bool> {
+        let inner = Arc::clone(&self.inner);
+        let right = off_reactor(move || inner.layout.check(content))
+            .await
+            .flatten()?;
+        if !right {
+            self.inner.forget_local(content).await;
+        }
+        Some(right)
     }
 }
+
+/// Cuts out of `bytes`, which start at `start_bytes` of a content, what lies in `range`.
+fn part(
+    content: ContentId,
+    bytes: &Bytes,
+    start_bytes: u64,
+    range: &std::ops::Range<u64>,
+) -> Result<Bytes, ReadError> {
+    let len = bytes.len() as u64;
+    let from = range.start.saturating_sub(start_bytes).min(len);
+    let to = range.end.saturating_sub(start_bytes).min(len);
+    let cut = usize::try_from(from)
+        .ok()
+        .zip(usize::try_from(to).ok())
+        .filter(|(f, t)| f < t);
+    let reason = || "a chunk has another length than its list says".into();
+    let (from, to) = cut.ok_or_else(|| ReadError::Corrupt {
+        what: content.to_string(),
+        reason: reason(),
+    })?;
+    Ok(bytes.slice(from..to))
+}
+
+#[cfg(test)]
+mod tests;

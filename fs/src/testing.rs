@@ -35,6 +35,12 @@ impl MemoryReader {
     /// Adds a content, in chunks of `chunk_bytes` when it is larger than one chunk may be.
     pub fn add_content(&self, bytes: &[u8], chunk_bytes: usize) -> ContentId {
         let content = ContentId::new(Digest::of(bytes));
+        self.add_content_as(content, bytes, chunk_bytes);
+        content
+    }
+
+    /// Adds a content under an id that need not be its own.
+    pub fn add_content_as(&self, content: ContentId, bytes: &[u8], chunk_bytes: usize) {
         let chunk_bytes = if bytes.len() <= CHUNK_BYTES_MAX {
             CHUNK_BYTES_MAX
         } else {
@@ -50,7 +56,6 @@ impl MemoryReader {
         }
         let list = ChunkList::new(content, chunks).expect("chunks are at most 1 MiB");
         state.lists.insert(content, Arc::new(list));
-        content
     }
 
     /// Adds a tree.

@@ -25,7 +25,7 @@ const STALE_MOUNTS_MAX: usize = 16;
 
 /// Why a mount could not be made or ended.
 #[derive(Debug, thiserror::Error)]
-pub enum MountError {
+pub enum SessionError {
     /// Files below the mount point are in use.
     #[error("unmount {0}: files below it are in use")]
     Busy(PathBuf),
@@ -54,12 +54,12 @@ impl ContentMount {
     /// set-uid bits and devices count as in the trees: keep the folder above from others.
     ///
     /// # Errors
-    /// [`MountError::Kernel`].
+    /// [`SessionError::Kernel`].
     pub fn mount(
         mount_point: &Path,
         view: Arc<View>,
         runtime: Handle,
-    ) -> Result<ContentSession, MountError> {
+    ) -> Result<ContentSession, SessionError> {
         detach_stale(mount_point)?;
         let tasks = TaskTracker::new();
         let adapter = Adapter::new(view, runtime, tasks.clone());
@@ -94,15 +94,15 @@ impl ContentSession {
     /// call it off the reactor.
     ///
     /// # Errors
-    /// [`MountError::Busy`], after which the session goes on serving; [`MountError::Kernel`].
-    pub fn unmount(&mut self) -> Result<(), MountError> {
+    /// [`SessionError::Busy`], after which the session goes on serving; [`SessionError::Kernel`].
+    pub fn unmount(&mut self) -> Result<(), SessionError> {
         if self.background.is_none() {
             return Ok(());
         }
         match unmount(&self.mount_point, UnmountFlags::empty()) {
             // Invalid or absent: someone else unmounted it already.
             Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
-            Err(Errno::BUSY) => return Err(MountError::Busy(self.mount_point.clone())),
+            Err(Errno::BUSY) => return Err(SessionError::Busy(self.mount_point.clone())),
             Err(error) => return Err(kernel("unmount", &self.mount_point, error.into())),
         }
         self.tasks.close();
@@ -124,8 +124,8 @@ impl Drop for ContentSession {
     }
 }
 
-fn kernel(verb: &'static str, path: &Path, source: io::Error) -> MountError {
-    MountError::Kernel {
+fn kernel(verb: &'static str, path: &Path, source: io::Error) -> SessionError {
+    SessionError::Kernel {
         verb,
         path: path.to_path_buf(),
         source,
@@ -149,7 +149,7 @@ fn config() -> Config {
 }
 
 /// Detaches mounts whose daemon is gone: every access to them fails with `ENOTCONN`.
-fn detach_stale(mount_point: &Path) -> Result<(), MountError> {
+fn detach_stale(mount_point: &Path) -> Result<(), SessionError> {
     for _ in 0..STALE_MOUNTS_MAX {
         match fs::metadata(mount_point) {
             Ok(_) => return Ok(()),

@@ -5,12 +5,13 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nacre_blobstore::SystemClock;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::{ContentMount, ContentSession};
 use crate::testing::MemoryReader;
-use crate::testing::model::{Model, ModelNode};
+use crate::testing::model::{Model, ModelNode, pseudo_random};
 use crate::{Kind, NodeCache, View};
 
 const CHUNK_BYTES: usize = 256 << 10;
@@ -31,10 +32,14 @@ impl Mounted {
             .build()
             .unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let contents = NodeCache::without_disk(Arc::clone(&reader) as _);
-        let view = Arc::new(View::new(Arc::new(contents)));
+        let clock = Arc::new(SystemClock::new());
+        let cache = folder.path().join("cache");
+        let contents = Arc::new(NodeCache::open(&cache, Arc::clone(&reader) as _, clock).unwrap());
+        let view = Arc::new(View::new(contents));
+        let mount_point = folder.path().join("mount");
+        fs::create_dir(&mount_point).unwrap();
         let handle = runtime.handle().clone();
-        let session = ContentMount::mount(folder.path(), view, handle).unwrap();
+        let session = ContentMount::mount(&mount_point, view, handle).unwrap();
         Self {
             reader,
             session,
@@ -46,17 +51,6 @@ impl Mounted {
     fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.session.mount_point().join(path)
     }
-}
-
-fn pseudo_random(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed;
-    let next = |_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 33).to_le_bytes()
-    };
-    (0..len.div_ceil(8)).flat_map(next).take(len).collect()
 }
 
 #[test]

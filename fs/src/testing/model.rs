@@ -138,3 +138,15 @@ impl Model {
         ContentId::new(Digest::of(&self.0[&Self::path(path)].bytes))
     }
 }
+
+/// Returns bytes that do not compress and are the same every time.
+pub(crate) fn pseudo_random(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let next = |_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33).to_le_bytes()
+    };
+    (0..len.div_ceil(8)).flat_map(next).take(len).collect()
+}

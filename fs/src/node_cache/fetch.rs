@@ -1,0 +1,172 @@
+//! The work behind reads: opening, fetching, writing and dropping local copies.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nacre_blobstore::{CHUNK_BYTES_MAX, Clock, ContentId, ReadError};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::counters::Counters;
+use super::layout::Layout;
+use super::local::{Local, Locals, off_reactor, read_file};
+use super::partial::Partial;
+use crate::ContentReader;
+
+/// What the tasks of a cache need.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) folder: PathBuf,
+    pub(super) layout: Layout,
+    pub(super) reader: Arc<dyn ContentReader>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) locals: Locals,
+    pub(super) fetches: Semaphore,
+    pub(super) counters: Counters,
+}
+
+impl Inner {
+    /// Opens what the node has of a content, and of a large one begins a file for its chunks.
+    pub(super) async fn open_local(
+        self: &Arc<Self>,
+        content: ContentId,
+        size_bytes: u64,
+    ) -> Result<Local, ReadError> {
+        let inner = Arc::clone(self);
+        let complete = off_reactor(move || {
+            let trusted = inner.layout.open_complete(content, size_bytes);
+            trusted.or_else(|| inner.layout.open_unverified(content, size_bytes))
+        });
+        if let Some(file) = complete.await.flatten() {
+            return Ok(self.locals.insert(content, Local::Complete(Arc::new(file))));
+        }
+        if size_bytes <= CHUNK_BYTES_MAX as u64 {
+            return Ok(Local::Absent);
+        }
+        let list = self.reader.chunk_list(content, size_bytes).await?;
+        if list.size_bytes() != size_bytes {
+            let reason = "its chunks have another length".into();
+            return Err(ReadError::Corrupt {
+                what: content.to_string(),
+                reason,
+            });
+        }
+        let inner = Arc::clone(self);
+        let file = off_reactor(move || inner.layout.open_partial(content, size_bytes)).await;
+        let file = file.and_then(|file| self.stored(file));
+        let partial = Arc::new(Partial::new(list, file));
+        Ok(self.locals.insert(content, Local::Partial(partial)))
+    }
+
+    /// Fetches a content of one chunk, answers, and then writes it to the store.
+    pub(super) async fn fetch_small(
+        self: Arc<Self>,
+        content: ContentId,
+        size_bytes: u64,
+        answer: oneshot::Sender<Result<Bytes, ReadError>>,
+    ) {
+        // Another flight may have ended since the reader looked.
+        if let Some(local @ Local::Complete(_)) = self.locals.get(content)
+            && let Some(bytes) = read_file(&local, 0..size_bytes).await
+        {
+            return answered(answer, Ok(bytes));
+        }
+        let permit = self.fetches.acquire().await;
+        let chunk = match self.reader.chunk(content.as_single_chunk()).await {
+            Ok(chunk) if chunk.bytes().len() as u64 == size_bytes => chunk,
+            Ok(_) => {
+                let reason = "it has another length than its tree says".into();
+                let what = content.to_string();
+                return answered(answer, Err(ReadError::Corrupt { what, reason }));
+            }
+            Err(error) => return answered(answer, Err(error)),
+        };
+        answered(answer, Ok(chunk.bytes().clone()));
+        let inner = Arc::clone(&self);
+        let published = off_reactor(move || inner.layout.publish(content, chunk.bytes())).await;
+        if let Some(file) = published.and_then(|file| self.stored(file)) {
+            drop(self.locals.insert(content, Local::Complete(Arc::new(file))));
+        }
+        drop(permit);
+    }
+
+    /// Gets one chunk of a large content from its file or the reader, answers, and then writes
+    /// it to the file.
+    pub(super) async fn fetch_chunk(
+        self: Arc<Self>,
+        content: ContentId,
+        partial: Arc<Partial>,
+        index: usize,
+        answer: oneshot::Sender<Result<Bytes, ReadError>>,
+    ) {
+        let permit = self.fetches.acquire().await;
+        let looking = Arc::clone(&partial);
+        let stored = off_reactor(move || looking.read_stored(index))
+            .await
+            .flatten();
+        let completed = if let Some((bytes, completed)) = stored {
+            answered(answer, Ok(bytes));
+            completed
+        } else {
+            let extent = partial.extent(index);
+            let chunk = match self.reader.chunk(extent.id).await {
+                Ok(chunk) if chunk.bytes().len() as u64 == u64::from(extent.len_bytes) => chunk,
+                Ok(_) => {
+                    let reason = "it has another length than its content's list says".into();
+                    let what = extent.id.to_string();
+                    return answered(answer, Err(ReadError::Corrupt { what, reason }));
+                }
+                Err(error) => return answered(answer, Err(error)),
+            };
+            answered(answer, Ok(chunk.bytes().clone()));
+            let written = off_reactor(move || partial.store(index, &chunk)).await;
+            written
+                .and_then(|written| self.stored(written))
+                .unwrap_or(false)
+        };
+        if completed {
+            self.complete(content).await;
+        }
+        drop(permit);
+    }
+
+    /// Moves a content that has all its chunks to the store.
+    async fn complete(self: &Arc<Self>, content: ContentId) {
+        let inner = Arc::clone(self);
+        match off_reactor(move || inner.layout.complete(content)).await {
+            Some(Ok(false)) => {
+                tracing::error!(%content, "chunks do not make their content");
+                drop(self.locals.insert(content, Local::Wrong));
+                return;
+            }
+            Some(Err(error)) => tracing::warn!(%content, %error, "move a content to the store"),
+            Some(Ok(true)) | None => {}
+        }
+        // The next read opens it where it is now.
+        self.locals.remove(content);
+    }
+
+    /// Drops a local copy that proved bad.
+    pub(super) async fn forget_local(self: &Arc<Self>, content: ContentId) {
+        tracing::info!(%content, "drop a cached content that cannot be read");
+        self.locals.remove(content);
+        let inner = Arc::clone(self);
+        off_reactor(move || inner.layout.drop_content(content)).await;
+    }
+
+    /// Counts what the disk did not take: the content is served all the same.
+    fn stored<T>(&self, written: io::Result<T>) -> Option<T> {
+        written
+            .inspect_err(|error| {
+                self.counters.unstored();
+                tracing::debug!(%error, "serve without storing");
+            })
+            .ok()
+    }
+}
+
+/// Gives an answer; whoever asked may be gone.
+pub(super) fn answered<T>(answer: oneshot::Sender<T>, value: T) {
+    drop(answer.send(value));
+}

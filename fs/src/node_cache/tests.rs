@@ -1,0 +1,406 @@
+//! Tests of the cache on a real disk, with a reader that counts and fails on demand.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::Duration;
+
+use futures::future::join_all;
+use nacre_blobstore::{Digest, SystemClock};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tempfile::TempDir;
+
+use super::*;
+use crate::testing::MemoryReader;
+use crate::testing::model::pseudo_random;
+
+const CHUNK_BYTES: usize = 128 << 10;
+
+struct Node {
+    folder: TempDir,
+    reader: Arc<MemoryReader>,
+    cache: NodeCache,
+}
+
+fn open(folder: &Path, reader: &Arc<MemoryReader>) -> NodeCache {
+    let clock = Arc::new(SystemClock::new());
+    NodeCache::open(folder, Arc::clone(reader) as _, clock).unwrap()
+}
+
+impl Node {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let reader = Arc::new(MemoryReader::default());
+        let cache = open(folder.path(), &reader);
+        Self {
+            folder,
+            reader,
+            cache,
+        }
+    }
+
+    /// Waits until everything is written.
+    async fn settle(&self) {
+        self.cache.tasks.close();
+        self.cache.tasks.wait().await;
+    }
+
+    /// Ends as `kill -9` does, but for writes under way, and starts again.
+    async fn kill_and_restart(self) -> Self {
+        self.settle().await;
+        let Self {
+            folder,
+            reader,
+            cache,
+        } = self;
+        drop(cache);
+        let cache = open(folder.path(), &reader);
+        Self {
+            folder,
+            reader,
+            cache,
+        }
+    }
+
+    async fn read_all(&self, content: ContentId, size: usize) -> Result<Bytes, ReadError> {
+        let size_bytes = size as u64;
+        let mut all = BytesMut::new();
+        while all.len() < size {
+            let part = self
+                .cache
+                .read(content, size_bytes, all.len() as u64, 100_000)
+                .await?;
+            assert!(!part.is_empty());
+            all.extend_from_slice(&part);
+        }
+        Ok(all.freeze())
+    }
+
+    fn file(&self, folder: &str, content: ContentId) -> PathBuf {
+        let hex = content.to_string();
+        let path = self.folder.path().join(folder);
+        if folder == "partial" {
+            path.join(hex)
+        } else {
+            path.join(&hex[..2]).join(&hex[2..])
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_small_content_is_fetched_once_and_then_plain_in_the_store() {
+    let node = Node::new();
+    let bytes = pseudo_random(10_000, 1);
+    let content = node.reader.add_content(&bytes, CHUNK_BYTES);
+    assert_eq!(
+        node.cache
+            .read(content, 10_000, 9_000, 5_000)
+            .await
+            .unwrap(),
+        bytes[9_000..]
+    );
+    node.settle().await;
+    let file = node.file("store", content);
+    assert_eq!(fs::read(&file).unwrap(), bytes);
+    assert_eq!(fs::metadata(&file).unwrap().mode(), 0o100_644);
+    assert_eq!(
+        node.cache.read(content, 10_000, 0, 10).await.unwrap(),
+        bytes[..10]
+    );
+    assert!(
+        node.cache
+            .read(content, 10_000, 10_000, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let stats = node.cache.stats();
+    assert_eq!(
+        (
+            node.reader.chunk_reads(),
+            stats.fetched_reads,
+            stats.fetched_bytes
+        ),
+        (1, 1, 1_000)
+    );
+    assert_eq!((stats.node_reads, stats.node_bytes), (1, 10));
+}
+
+#[tokio::test]
+async fn a_large_content_collects_its_chunks_and_moves_to_the_store() {
+    let node = Node::new();
+    let bytes = pseudo_random(20 * CHUNK_BYTES + 77, 2);
+    let content = node.reader.add_content(&bytes, CHUNK_BYTES);
+    let size = bytes.len() as u64;
+    let middle = 15 * CHUNK_BYTES - 5;
+    let read = node
+        .cache
+        .read(content, size, middle as u64, 10)
+        .await
+        .unwrap();
+    assert_eq!(read, bytes[middle..middle + 10]);
+    node.settle().await;
+    assert_eq!(node.reader.chunk_reads(), 2, "only what the read overlaps");
+    assert!(!node.file("store", content).exists());
+    assert_eq!(node.read_all(content, bytes.len()).await.unwrap(), bytes);
+    node.settle().await;
+    assert_eq!(node.reader.chunk_reads(), 21);
+    assert_eq!(fs::read(node.file("store", content)).unwrap(), bytes);
+    assert!(!node.file("partial", content).exists());
+    node.reader.set_unavailable(true);
+    assert_eq!(node.read_all(content, bytes.len()).await.unwrap(), bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_readers_cost_one_fetch_and_share_its_error() {
+    let node = Node::new();
+    node.reader.delay(Duration::from_millis(30));
+    let bytes = pseudo_random(1000, 3);
+    let content = node.reader.add_content(&bytes, CHUNK_BYTES);
+    let large = pseudo_random(2 << 20, 4);
+    let large_content = node.reader.add_content(&large, CHUNK_BYTES);
+    for read in join_all((0..32).map(|_| node.cache.read(content, 1000, 0, 1000))).await {
+        assert_eq!(read.unwrap(), bytes);
+    }
+    assert_eq!(node.reader.chunk_reads(), 1);
+    let reads = (0..32).map(|_| node.cache.read(large_content, 2 << 20, 1 << 20, 1000));
+    for read in join_all(reads).await {
+        assert_eq!(read.unwrap(), large[1 << 20..(1 << 20) + 1000]);
+    }
+    assert_eq!(node.reader.chunk_reads(), 2);
+    let bad = node.reader.add_content(b"bad", CHUNK_BYTES);
+    node.reader.corrupt(*bad.digest());
+    for read in join_all((0..32).map(|_| node.cache.read(bad, 3, 0, 3))).await {
+        assert!(matches!(read, Err(ReadError::Corrupt { .. })));
+    }
+    assert_eq!(node.reader.chunk_reads(), 3);
+    assert_eq!(node.cache.stats().failed_reads, 32);
+    assert!(node.cache.stats().wait_p50_us >= 30_000);
+}
+
+#[tokio::test]
+async fn a_corrupt_chunk_fails_its_own_reads_until_it_is_healed() {
+    let node = Node::new();
+    let bytes = pseudo_random(2 << 20, 5);
+    let content = node.reader.add_content(&bytes, CHUNK_BYTES);
+    let bad = Digest::of(&bytes[CHUNK_BYTES..2 * CHUNK_BYTES]);
+    node.reader.corrupt(bad);
+    let read = async |offset: usize| node.cache.read(content, 2 << 20, offset as u64, 100).await;
+    assert!(matches!(
+        read(CHUNK_BYTES + 7).await,
+        Err(ReadError::Corrupt { .. })
+    ));
+    assert!(matches!(
+        read(CHUNK_BYTES - 50).await,
+        Err(ReadError::Corrupt { .. })
+    ));
+    assert_eq!(read(0).await.unwrap(), bytes[..100]);
+    assert_eq!(
+        read(2 * CHUNK_BYTES).await.unwrap(),
+        bytes[2 * CHUNK_BYTES..][..100]
+    );
+    node.reader.heal(bad);
+    assert_eq!(
+        read(CHUNK_BYTES + 7).await.unwrap(),
+        bytes[CHUNK_BYTES + 7..][..100]
+    );
+}
+
+#[tokio::test]
+async fn what_was_garbled_before_an_unclean_start_is_never_served() {
+    let mut node = Node::new();
+    let contents: Vec<_> = (0..4).map(|seed| pseudo_random(5_000, seed)).collect();
+    let ids: Vec<_> = contents
+        .iter()
+        .map(|c| node.reader.add_content(c, CHUNK_BYTES))
+        .collect();
+    for id in &ids {
+        node.read_all(*id, 5_000).await.unwrap();
+    }
+    node.settle().await;
+    let file = |i: usize| {
+        fs::File::options()
+            .write(true)
+            .open(node.file("store", ids[i]))
+            .unwrap()
+    };
+    file(0).write_all_at(b"garbled", 100).unwrap();
+    file(1).set_len(4_999).unwrap();
+    file(2).set_len(0).unwrap();
+    for restarts in 1..3 {
+        node = node.kill_and_restart().await;
+        assert!(
+            !node.file("store", ids[3]).exists(),
+            "overlayfs must not see it unchecked"
+        );
+        for (id, content) in ids.iter().zip(&contents) {
+            assert_eq!(node.read_all(*id, 5_000).await.unwrap(), *content);
+        }
+        node.settle().await;
+        assert_eq!(node.reader.chunk_reads(), 4 + 3, "restart {restarts}");
+        assert_eq!(fs::read(node.file("store", ids[3])).unwrap(), contents[3]);
+    }
+}
+
+#[tokio::test]
+async fn a_partial_content_is_checked_chunk_by_chunk_after_a_restart() {
+    let node = Node::new();
+    let bytes = pseudo_random(16 * CHUNK_BYTES, 6);
+    let content = node.reader.add_content(&bytes, CHUNK_BYTES);
+    for chunk in [3, 9, 12] {
+        let offset = (chunk * CHUNK_BYTES + 1) as u64;
+        node.cache
+            .read(content, bytes.len() as u64, offset, 10)
+            .await
+            .unwrap();
+    }
+    node.settle().await;
+    let file = fs::File::options()
+        .write(true)
+        .open(node.file("partial", content))
+        .unwrap();
+    file.write_all_at(b"x", (9 * CHUNK_BYTES + 500) as u64)
+        .unwrap();
+    let node = node.kill_and_restart().await;
+    assert_eq!(node.read_all(content, bytes.len()).await.unwrap(), bytes);
+    node.settle().await;
+    assert_eq!(
+        node.reader.chunk_reads(),
+        3 + 14,
+        "all but the two that are right"
+    );
+    assert_eq!(fs::read(node.file("store", content)).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn after_an_orderly_close_nothing_is_fetched_or_moved() {
+    let node = Node::new();
+    let content = node.reader.add_content(b"kept", CHUNK_BYTES);
+    node.read_all(content, 4).await.unwrap();
+    node.cache.close().await.unwrap();
+    let Node {
+        folder,
+        reader,
+        cache,
+    } = node;
+    drop(cache);
+    let arrived = reader.add_content(b"arrived", CHUNK_BYTES);
+    let node = Node {
+        cache: open(folder.path(), &reader),
+        folder,
+        reader,
+    };
+    fs::write(node.file("arrivals", arrived), b"arrived").unwrap();
+    assert!(node.file("store", content).exists());
+    node.reader.set_unavailable(true);
+    assert_eq!(node.read_all(content, 4).await.unwrap(), "kept");
+    node.cache.close().await.unwrap();
+    let Node {
+        folder,
+        reader,
+        cache,
+    } = node;
+    drop(cache);
+    let node = Node {
+        cache: open(folder.path(), &reader),
+        folder,
+        reader,
+    };
+    assert_eq!(fs::read(node.file("store", arrived)).unwrap(), b"arrived");
+    assert_eq!(node.read_all(arrived, 7).await.unwrap(), "arrived");
+}
+
+#[tokio::test]
+async fn two_processes_cannot_share_a_cache() {
+    let node = Node::new();
+    let clock = Arc::new(SystemClock::new());
+    let second = NodeCache::open(node.folder.path(), Arc::clone(&node.reader) as _, clock);
+    assert!(matches!(second, Err(NodeCacheError::Busy(_))));
+}
+
+#[tokio::test]
+async fn bit_rot_found_by_verify_and_files_cut_while_open_are_fetched_again() {
+    let node = Node::new();
+    let bytes = pseudo_random(9_000, 7);
+    let content = node.reader.add_content(&bytes, CHUNK_BYTES);
+    assert_eq!(node.cache.verify(content).await, None);
+    node.read_all(content, 9_000).await.unwrap();
+    node.settle().await;
+    assert_eq!(node.cache.verify(content).await, Some(true));
+    let file = fs::File::options()
+        .write(true)
+        .open(node.file("store", content))
+        .unwrap();
+    file.write_all_at(b"rot", 8_000).unwrap();
+    assert_eq!(node.cache.verify(content).await, Some(false));
+    assert_eq!(node.read_all(content, 9_000).await.unwrap(), bytes);
+    node.settle().await;
+    let file = fs::File::options()
+        .write(true)
+        .open(node.file("store", content))
+        .unwrap();
+    file.set_len(10).unwrap();
+    assert_eq!(node.read_all(content, 9_000).await.unwrap(), bytes);
+    assert_eq!(node.reader.chunk_reads(), 3);
+}
+
+#[tokio::test]
+async fn a_fetch_outlives_the_reader_that_asked() {
+    let node = Node::new();
+    node.reader.delay(Duration::from_millis(20));
+    let content = node.reader.add_content(b"wanted", CHUNK_BYTES);
+    let read = node.cache.read(content, 6, 0, 6);
+    tokio::time::timeout(Duration::from_millis(5), read)
+        .await
+        .unwrap_err();
+    // The fetch may not have been asked for yet: opening the content may still have been under way.
+    assert_eq!(node.cache.read(content, 6, 0, 6).await.unwrap(), "wanted");
+    node.settle().await;
+    assert_eq!(node.reader.chunk_reads(), 1);
+    assert!(node.file("store", content).exists());
+}
+
+#[tokio::test]
+async fn chunks_that_do_not_make_their_content_are_found_out() {
+    let node = Node::new();
+    let bytes = pseudo_random(12 * CHUNK_BYTES, 8);
+    let content = ContentId::new(Digest::of(b"something else"));
+    node.reader.add_content_as(content, &bytes, CHUNK_BYTES);
+    node.read_all(content, bytes.len()).await.unwrap();
+    node.settle().await;
+    assert!(!node.file("store", content).exists());
+    let read = node.cache.read(content, bytes.len() as u64, 0, 10).await;
+    assert!(matches!(read, Err(ReadError::Corrupt { .. })));
+}
+
+/// Needs root, to mount a small tmpfs.
+#[tokio::test]
+async fn a_full_disk_costs_fetches_and_no_errors() {
+    let mut node = Node::new();
+    let small_disk = tempfile::tempdir().unwrap();
+    mount(
+        "tmpfs",
+        small_disk.path(),
+        "tmpfs",
+        MountFlags::empty(),
+        Some(c"size=300k"),
+    )
+    .unwrap();
+    node.cache = open(&small_disk.path().join("cache"), &node.reader);
+    let contents: Vec<_> = (0..4).map(|seed| pseudo_random(200_000, seed)).collect();
+    for content in &contents {
+        let id = node.reader.add_content(content, CHUNK_BYTES);
+        assert_eq!(node.read_all(id, 200_000).await.unwrap(), *content);
+        node.settle().await;
+        assert_eq!(node.read_all(id, 200_000).await.unwrap(), *content);
+    }
+    let large = pseudo_random(11 * CHUNK_BYTES, 9);
+    let id = node.reader.add_content(&large, CHUNK_BYTES);
+    assert_eq!(node.read_all(id, large.len()).await.unwrap(), large);
+    node.settle().await;
+    assert_eq!(node.read_all(id, large.len()).await.unwrap(), large);
+    node.settle().await;
+    assert!(node.cache.stats().unstored > 10);
+    assert_eq!(node.cache.stats().failed_reads, 0);
+    drop(node);
+    unmount(small_disk.path(), UnmountFlags::DETACH).unwrap();
+}
