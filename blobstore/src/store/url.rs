@@ -160,8 +160,9 @@ fn parse_bucket(provider: Provider, url: &Url, text: &str) -> Result<Place, &'st
         .filter(|host| !host.is_empty())
         .ok_or("it names no bucket")?;
     let prefix = url.path().trim_matches('/');
+    let place = text.split_once('?').map_or(text, |(place, _)| place);
     // The parser has encoded what no URL may hold, and resolved `..`; neither is meant.
-    if check_prefix(prefix).is_err() || !text.contains(url.path()) {
+    if check_prefix(prefix).is_err() || !place.ends_with(&format!("://{bucket}{}", url.path())) {
         return Err("the prefix has a segment or character that no object key may have");
     }
     Ok(Place::Bucket {

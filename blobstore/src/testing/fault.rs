@@ -140,6 +140,7 @@ struct State {
     faults: Vec<Fault>,
     partitioned: bool,
     counts: BTreeMap<Operation, Count>,
+    hits: u64,
 }
 
 /// What one request has to suffer.
@@ -243,6 +244,11 @@ impl FaultStore {
             .sum()
     }
 
+    /// Returns how often a fault hit a request so far.
+    pub fn hits(&self) -> u64 {
+        self.state().hits
+    }
+
     /// Sets all counts to zero.
     pub fn reset_counts(&self) {
         self.state().counts.clear();
@@ -259,6 +265,7 @@ impl FaultStore {
     /// Counts a request and decides what happens to it.
     fn plan(&self, operation: Operation, target: &str) -> Plan {
         let mut state = self.state();
+        let state = &mut *state;
         state.counts.entry(operation).or_default().requests += 1;
         let mut plan = Plan::default();
         if state.partitioned {
@@ -274,6 +281,7 @@ impl FaultStore {
                 kind if plan.kind.is_none() => plan.kind = Some(kind.clone()),
                 _ => continue,
             }
+            state.hits += 1;
             fault.times -= u64::from(fault.times != u64::MAX);
         }
         plan
@@ -301,9 +309,9 @@ impl FaultStore {
     }
 
     /// Counts and damages a body that was read.
-    fn body(&self, operation: Operation, body: Bytes, kind: Option<FaultKind>) -> Bytes {
+    fn body(&self, operation: Operation, body: Bytes, kind: Option<&FaultKind>) -> Bytes {
         let body = match kind {
-            Some(FaultKind::Truncate(len)) => body.slice(..len.min(body.len())),
+            Some(FaultKind::Truncate(len)) => body.slice(..body.len().min(*len)),
             Some(FaultKind::FlipBit(bit)) if !body.is_empty() => {
                 let mut damaged = BytesMut::from(&body[..]);
                 let index = bit / 8 % body.len();
@@ -326,13 +334,13 @@ impl BlobStore for FaultStore {
     async fn get(&self, key: &Key, limit_bytes: u64) -> Result<(Bytes, Version), StoreError> {
         let request = self.inner.get(key, limit_bytes);
         let ((body, version), kind) = self.request(Operation::Get, key, request).await?;
-        Ok((self.body(Operation::Get, body, kind), version))
+        Ok((self.body(Operation::Get, body, kind.as_ref()), version))
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
         let request = self.inner.get_range(key, range);
         let (body, kind) = self.request(Operation::GetRange, key, request).await?;
-        Ok(self.body(Operation::GetRange, body, kind))
+        Ok(self.body(Operation::GetRange, body, kind.as_ref()))
     }
 
     async fn size(&self, key: &Key) -> Result<u64, StoreError> {

@@ -133,7 +133,7 @@ impl Suite {
 
     pub(super) async fn large_body(&self) {
         let len = self.options.large_body_bytes;
-        let body: Bytes = (0..len).map(|i| (i % 251) as u8).collect::<Vec<_>>().into();
+        let body: Bytes = (0..=250_u8).cycle().take(len).collect::<Vec<_>>().into();
         let key = self.put("large", body.clone()).await;
         let (stored, _) = self.store.get(&key, len as u64).await.expect("get");
         assert!(stored == body, "a large body came back changed");
