@@ -5,7 +5,7 @@
 //! without following links, and everything else is asked of that descriptor (by way of
 //! `/proc/self/fd`, which must be mounted). So a directory that changes meanwhile can give an
 //! error or a file's other version, never something outside of it. Names have no special meaning
-//! here: a file called `.wh.x` is that file.
+//! here: a file called `.wh.x` is that file. What is mounted below the directory is part of it.
 
 mod inode;
 
