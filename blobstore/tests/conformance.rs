@@ -1,15 +1,20 @@
 //! The conformance suite over every store that needs no server.
 
+#![cfg(test)]
+
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use nacre_blobstore::testing::{
     ConformanceOptions, Fault, FaultKind, FaultStore, Operation, conformance, conformance_with,
     memory_store,
 };
 use nacre_blobstore::{
-    BlobStore, LimitStore, LocalStore, RetryPolicy, RetryStore, StoreOptions, StoreUrl,
-    SystemClock, open_store,
+    BlobStore, Key, LimitStore, LocalStore, ObjectInfo, RetryPolicy, RetryStore, StoreError,
+    StoreOptions, StoreUrl, SystemClock, Version, open_store,
 };
 
 fn clock() -> Arc<SystemClock> {
@@ -83,6 +88,83 @@ async fn retried_over_faults() {
     }
     ended.await.unwrap();
     assert!(faults.hits() > 20, "only {} requests failed", faults.hits());
+}
+
+/// Runs the suite over a store with a fault that stays.
+async fn with_fault(fault: Fault) {
+    let faults = FaultStore::new(memory_store());
+    faults.inject(fault);
+    conformance(Arc::new(faults)).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "half of a large body came back changed")]
+async fn the_suite_notices_damaged_ranges() {
+    with_fault(
+        Fault::new(FaultKind::FlipBit(3))
+            .on(&[Operation::GetRange])
+            .below("conformance/l"),
+    )
+    .await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "another object was read")]
+async fn the_suite_notices_cut_bodies() {
+    let fault = Fault::new(FaultKind::Truncate(2)).on(&[Operation::Get]);
+    with_fault(fault.below("conformance/keys")).await;
+}
+
+/// A store that is correct as long as nobody races.
+#[derive(Debug)]
+struct LastWriterWins(Arc<dyn BlobStore>);
+
+#[async_trait::async_trait]
+impl BlobStore for LastWriterWins {
+    async fn get(&self, key: &Key, limit_bytes: u64) -> Result<(Bytes, Version), StoreError> {
+        self.0.get(key, limit_bytes).await
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.0.get_range(key, range).await
+    }
+
+    async fn size(&self, key: &Key) -> Result<u64, StoreError> {
+        self.0.size(key).await
+    }
+
+    async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
+        self.0.put(key, body).await
+    }
+
+    async fn create(&self, key: &Key, body: Bytes) -> Result<Version, StoreError> {
+        self.0.create(key, body).await
+    }
+
+    /// Compares first and writes then, with a gap between.
+    async fn replace(&self, key: &Key, body: Bytes, old: &Version) -> Result<Version, StoreError> {
+        let found = self.0.get(key, 1 << 20).await;
+        if !found.is_ok_and(|(_, version)| version == *old) {
+            return Err(StoreError::Conflict(key.clone()));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        self.0.put(key, body).await?;
+        Ok(self.0.get(key, 1 << 20).await?.1)
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.0.delete(key).await
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<ObjectInfo, StoreError>> {
+        self.0.list(prefix)
+    }
+}
+
+#[tokio::test]
+#[should_panic(expected = "racers that won")]
+async fn the_suite_notices_two_winners() {
+    conformance(Arc::new(LastWriterWins(memory_store()))).await;
 }
 
 fn files_below(directory: &std::path::Path) -> Vec<String> {

@@ -1,5 +1,7 @@
 //! A local store whose writer is killed, or whose disk is full.
 
+#![cfg(test)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

@@ -3,19 +3,28 @@
 //! Reads `NACRE_TEST_S3_ENDPOINT` (skipped without it), `NACRE_TEST_S3_BUCKET` (default `nacre`;
 //! must exist) and the `AWS_*` variables.
 
+#![cfg(test)]
+
 use std::sync::Arc;
 
 use nacre_blobstore::testing::{ConformanceOptions, conformance_with};
 use nacre_blobstore::{BlobStore, StoreOptions, SystemClock, check_store, open_store};
 
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.into_string().unwrap())
+}
+
 /// A new folder of the server's bucket, or `None` when no server is given.
 fn server(test: &str) -> Option<Arc<dyn BlobStore>> {
-    let variable = |name: &str| std::env::var_os(name).map(|v| v.into_string().unwrap());
+    let bucket = variable("NACRE_TEST_S3_BUCKET").unwrap_or_else(|| "nacre".to_owned());
+    bucket_of_server(&bucket, test)
+}
+
+fn bucket_of_server(bucket: &str, test: &str) -> Option<Arc<dyn BlobStore>> {
     let Some(endpoint) = variable("NACRE_TEST_S3_ENDPOINT") else {
         println!("SKIPPED: NACRE_TEST_S3_ENDPOINT is not set");
         return None;
     };
-    let bucket = variable("NACRE_TEST_S3_BUCKET").unwrap_or_else(|| "nacre".to_owned());
     let unique = nonce();
     let url = format!("s3://{bucket}/test-{test}-{unique:x}")
         .parse()
@@ -51,4 +60,17 @@ async fn keeps_every_promise() {
 async fn honours_conditions() {
     let Some(store) = server("check") else { return };
     check_store(&*store, nonce()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_missing_bucket_is_no_missing_object() {
+    let Some(store) = bucket_of_server("no-such-bucket", "x") else {
+        return;
+    };
+    let key = nacre_blobstore::Key::new("k").unwrap();
+    let error = store.put(&key, "x".into()).await.unwrap_err();
+    assert!(
+        !error.is_retryable() && error.to_string().contains("NoSuchBucket"),
+        "{error}"
+    );
 }

@@ -49,7 +49,7 @@ impl LocalStore {
     /// [`StoreError::Denied`] or [`StoreError::Unavailable`] when it cannot be created.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = root.into();
-        std::fs::create_dir_all(&root).map_err(|error| {
+        let root = create_root(&root).map_err(|error| {
             let target = root.display().to_string();
             match error.kind() {
                 io::ErrorKind::PermissionDenied => StoreError::Denied(target),
@@ -273,6 +273,21 @@ impl Shared {
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
         Ok(file)
     }
+}
+
+/// Creates the store's directory durably, if it is missing, and returns its absolute path.
+fn create_root(root: &Path) -> io::Result<PathBuf> {
+    let root = std::path::absolute(root)?;
+    let missing = root
+        .ancestors()
+        .take_while(|directory| !directory.exists())
+        .count();
+    std::fs::create_dir_all(&root)?;
+    root.ancestors()
+        .skip(1)
+        .take(missing)
+        .try_for_each(sync_directory)?;
+    Ok(root)
 }
 
 /// What the blocking work of one call ends with; [`from_io`] needs the call to translate the rest.

@@ -59,14 +59,21 @@ impl ObjectBackend {
         body: Bytes,
         mode: PutMode,
     ) -> Result<Version, StoreError> {
+        let conditional = matches!(mode, PutMode::Update(_));
         let options = PutOptions {
             mode,
             ..PutOptions::default()
         };
         let location = path(call.key.as_str())?;
         let result = self.store.put_opts(&location, body.into(), options).await;
-        let PutResult { e_tag, version, .. } = result.map_err(|error| call.error(error))?;
-        Ok(to_version(e_tag, version))
+        match result {
+            Ok(PutResult { e_tag, version, .. }) => Ok(to_version(e_tag, version)),
+            // Only the bucket can be missing here: `replace` answers for the object.
+            Err(error @ Error::NotFound { .. }) if !conditional => Err(StoreError::Unsupported(
+                format!("{} {}: {error}", call.verb, call.key),
+            )),
+            Err(error) => Err(call.error(error)),
+        }
     }
 }
 

@@ -85,15 +85,15 @@ async fn bodies_and_listings_are_damaged() {
 #[tokio::test(start_paused = true)]
 async fn delays_add_to_other_faults_and_a_partition_ends_with_healing() {
     let store = store().await;
-    let start = tokio::time::Instant::now();
+    let clock = crate::testing::TokioClock::new();
     store.delay(Duration::from_millis(30));
     store.delay(Duration::from_millis(20));
     store.size(&key("a/1")).await.unwrap();
-    assert_eq!(start.elapsed(), Duration::from_millis(50));
+    assert_eq!(crate::Clock::elapsed(&clock), Duration::from_millis(50));
     store.set_partitioned(true);
     assert!(store.size(&key("a/1")).await.unwrap_err().is_retryable());
     store.heal();
     store.size(&key("a/1")).await.unwrap();
-    assert_eq!(start.elapsed(), Duration::from_millis(50));
+    assert_eq!(crate::Clock::elapsed(&clock), Duration::from_millis(50));
     assert_eq!(store.requests(), 5);
 }
