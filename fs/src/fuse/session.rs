@@ -72,16 +72,18 @@ impl ContentMount {
             mount_point,
             background: Some(background),
             tasks,
+            is_mounted: true,
         })
     }
 }
 
-/// A live mount. Dropping it detaches the mount: open files go on failing from then on.
+/// A live mount. Dropping it without [`ContentSession::unmount`] detaches it.
 #[derive(Debug)]
 pub struct ContentSession {
     mount_point: PathBuf,
     background: Option<BackgroundSession>,
     tasks: TaskTracker,
+    is_mounted: bool,
 }
 
 impl ContentSession {
@@ -90,33 +92,42 @@ impl ContentSession {
         &self.mount_point
     }
 
-    /// Unmounts and waits until the last request is answered. Doing so twice is harmless. Blocks;
-    /// call it off the reactor.
+    /// Unmounts. Doing so twice is harmless. Bind mounts of subdirectories and overlays on top of
+    /// this mount go on being served for as long as they and this session exist.
     ///
     /// # Errors
-    /// [`SessionError::Busy`], after which the session goes on serving; [`SessionError::Kernel`].
+    /// [`SessionError::Busy`], after which all goes on as before; [`SessionError::Kernel`].
     pub fn unmount(&mut self) -> Result<(), SessionError> {
-        if self.background.is_none() {
+        if !self.is_mounted {
             return Ok(());
         }
         match unmount(&self.mount_point, UnmountFlags::empty()) {
             // Invalid or absent: someone else unmounted it already.
-            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => self.is_mounted = false,
             Err(Errno::BUSY) => return Err(SessionError::Busy(self.mount_point.clone())),
             Err(error) => return Err(kernel("unmount", &self.mount_point, error.into())),
         }
-        self.tasks.close();
+        Ok(())
+    }
+
+    /// Waits until the kernel has let go of an unmounted session: the last bind mount and overlay
+    /// are gone and the last request is answered. Blocks; call it off the reactor.
+    ///
+    /// # Errors
+    /// [`SessionError::Kernel`] with what ended the session.
+    pub fn wait(mut self) -> Result<(), SessionError> {
         let joined = self
             .background
             .take()
             .map_or(Ok(()), BackgroundSession::join);
+        self.tasks.close();
         joined.map_err(|error| kernel("serve", &self.mount_point, error))
     }
 }
 
 impl Drop for ContentSession {
     fn drop(&mut self) {
-        if self.background.is_some()
+        if self.is_mounted
             && let Err(error) = unmount(&self.mount_point, UnmountFlags::DETACH)
         {
             tracing::warn!(path = %self.mount_point.display(), %error, "detach the mount");
@@ -148,17 +159,18 @@ fn config() -> Config {
     config
 }
 
-/// Detaches mounts whose daemon is gone: every access to them fails with `ENOTCONN`.
+/// Detaches mounts whose daemon is gone: what reaches it fails with `ENOTCONN`. Of the calls on the
+/// mount point itself only statfs(2) does, as attributes are kept by the kernel.
 fn detach_stale(mount_point: &Path) -> Result<(), SessionError> {
     for _ in 0..STALE_MOUNTS_MAX {
-        match fs::metadata(mount_point) {
+        match rustix::fs::statfs(mount_point) {
             Ok(_) => return Ok(()),
-            Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
+            Err(Errno::NOTCONN) => {
                 tracing::info!(path = %mount_point.display(), "detach a dead mount");
                 unmount(mount_point, UnmountFlags::DETACH)
                     .map_err(|source| kernel("detach", mount_point, source.into()))?;
             }
-            Err(error) => return Err(kernel("look at", mount_point, error)),
+            Err(error) => return Err(kernel("look at", mount_point, error.into())),
         }
     }
     let many = io::Error::other("too many dead mounts on top of each other");

@@ -12,7 +12,7 @@
 //! Contents are published by rename without an fsync, since a fetch can always repeat. What may
 //! be wrong after a crash is therefore everything in `store` and `arrivals`, and because overlayfs
 //! reads those without asking, a start that finds no `clean` moves them whole to `unverified`:
-//! 512 renames, whatever they hold. The first read of a content checks it and moves it back.
+//! at most 512 renames, whatever they hold. The first read of a content checks it and moves it back.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use nacre_blobstore::ContentId;
 use rustix::fs::rename;
+use rustix::io::Errno;
 
 /// Mode of the content files, so that overlayfs can open them for any user.
 const CONTENT_MODE: u32 = 0o644;
@@ -66,8 +67,6 @@ impl Layout {
                 move_files(&store, &unverified)?;
                 move_files(&arrivals, &unverified)?;
             }
-            create_folder(&store)?;
-            create_folder(&arrivals)?;
         }
         Ok(layout)
     }
@@ -105,6 +104,19 @@ impl Layout {
         .collect()
     }
 
+    /// Moves a checked content into the store. Shards are made when first needed: making all of
+    /// them at the start takes a third of a second on ext4.
+    fn move_to_store(&self, from: &Path, content: ContentId) -> io::Result<()> {
+        let to = self.sharded("store", content);
+        match rename(from, &to) {
+            Err(Errno::NOENT) => {
+                create_folder(to.parent().unwrap_or(&self.folder))?;
+                Ok(rename(from, &to)?)
+            }
+            renamed => Ok(renamed?),
+        }
+    }
+
     /// Opens a complete content that is trusted, if it has the right length. One that has not is
     /// removed.
     pub(super) fn open_complete(&self, content: ContentId, size_bytes: u64) -> Option<File> {
@@ -137,7 +149,7 @@ impl Layout {
             return None;
         }
         // Where it cannot be moved it is checked again another time.
-        rename(&path, self.sharded("store", content)).ok()?;
+        self.move_to_store(&path, content).ok()?;
         Some(file)
     }
 
@@ -146,7 +158,7 @@ impl Layout {
         let path = self.folder.join("incoming").join(content.to_string());
         let written = create_content(&path).and_then(|mut file| {
             io::Write::write_all(&mut file, bytes)?;
-            rename(&path, self.sharded("store", content))?;
+            self.move_to_store(&path, content)?;
             Ok(file)
         });
         if written.is_err() {
@@ -161,7 +173,7 @@ impl Layout {
         let path = self.partial(content);
         let right = is_content(&mut File::open(&path)?, content);
         if right {
-            rename(&path, self.sharded("store", content))?;
+            self.move_to_store(&path, content)?;
         } else {
             remove(&path);
         }

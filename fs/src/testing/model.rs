@@ -101,6 +101,11 @@ impl Model {
         reader.add_tree(root).unwrap()
     }
 
+    /// Returns the id of a directory's tree.
+    pub(crate) fn subtree(&self, path: &str) -> TreeId {
+        self.store_directory(&MemoryReader::default(), 1 << 20, &Self::path(path))
+    }
+
     fn store_directory(&self, reader: &MemoryReader, chunk: usize, path: &ModelPath) -> TreeId {
         let entry = |(name, node): (&[u8], &ModelNode)| {
             let path = [path.as_slice(), &[name.to_vec()]].concat();

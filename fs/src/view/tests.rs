@@ -1,1 +1,517 @@
+//! The view against the reference model, and with subtrees that cannot be read.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
+use nacre_blobstore::{Attributes, Device, SystemClock, Timestamp, Xattr};
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::*;
+use crate::testing::MemoryReader;
+use crate::testing::model::{Model, ModelNode, ModelPath, pseudo_random};
+
+const CHUNK_BYTES: usize = 96 << 10;
+
+struct Fixture {
+    reader: Arc<MemoryReader>,
+    view: View,
+    _folder: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let reader = Arc::new(MemoryReader::default());
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(SystemClock::new());
+        let contents = NodeCache::open(folder.path(), Arc::clone(&reader) as _, clock).unwrap();
+        let view = View::new(Arc::new(contents));
+        Self {
+            reader,
+            view,
+            _folder: folder,
+        }
+    }
+
+    async fn find(&self, parent: u64, name: &[u8]) -> Result<Attr, FsError> {
+        match self.view.lookup(parent, name).await? {
+            Lookup::Found(attr) => Ok(attr),
+            Lookup::Absent { .. } => Err(FsError::NotFound),
+        }
+    }
+
+    async fn root(&self, flavor: Flavor, tree: TreeId) -> Attr {
+        let folder = if flavor == Flavor::Plain {
+            "trees"
+        } else {
+            "lower"
+        };
+        let folder = self.find(ROOT_INO, folder.as_bytes()).await.unwrap();
+        self.find(folder.ino, tree.to_string().as_bytes())
+            .await
+            .unwrap()
+    }
+
+    /// Lists a directory at most `piece` entries at a time: names with numbers.
+    async fn list(&self, ino: u64, piece: usize) -> Vec<(Vec<u8>, u64, Kind)> {
+        let (mut all, mut offset) = (Vec::new(), 0);
+        loop {
+            let (before, from) = (all.len(), offset);
+            let add = |entry: &DirectoryEntry<'_>| {
+                if all.len() == before + piece {
+                    return Taken::Full;
+                }
+                all.push((entry.name.to_vec(), entry.ino, entry.kind));
+                offset = entry.next_offset;
+                Taken::Yes
+            };
+            self.view.readdir(ino, from, add).await.unwrap();
+            if all.len() == before {
+                return all;
+            }
+        }
+    }
+
+    async fn list_plus(&self, ino: u64, piece: usize) -> Vec<(Vec<u8>, Option<Attr>)> {
+        let (mut all, mut offset) = (Vec::new(), 0);
+        loop {
+            let (before, from) = (all.len(), offset);
+            let add = |entry: &DirectoryEntry<'_>, attr: Option<&Attr>| {
+                if all.len() == before + piece {
+                    return Taken::Full;
+                }
+                all.push((entry.name.to_vec(), attr.copied()));
+                offset = entry.next_offset;
+                Taken::Yes
+            };
+            self.view.readdir_plus(ino, from, add).await.unwrap();
+            if all.len() == before {
+                return all;
+            }
+        }
+    }
+}
+
+/// Compares a view with a model and takes back every lookup it made.
+struct Comparison<'a> {
+    fixture: &'a Fixture,
+    model: &'a Model,
+    flavor: Flavor,
+    piece: usize,
+    seen: HashMap<ModelPath, Attr>,
+    lookups: Vec<u64>,
+}
+
+impl Comparison<'_> {
+    async fn run(&mut self, tree: TreeId) {
+        let root = self.fixture.root(self.flavor, tree).await;
+        self.lookups.push(root.ino);
+        self.seen.insert(Vec::new(), root);
+        for (path, node) in &self.model.0 {
+            if let Some((name, parent)) = path.split_last() {
+                let parent = self.seen[parent].ino;
+                let attr = self.fixture.find(parent, name).await.unwrap();
+                self.lookups.push(attr.ino);
+                self.seen.insert(path.clone(), attr);
+            }
+            let attr = self.seen[path];
+            self.compare_attr(path, node, &attr);
+            assert_eq!(self.fixture.view.getattr(attr.ino).await.unwrap(), attr);
+            self.compare_xattrs(node, attr.ino);
+            self.compare_kind(node, attr.ino).await;
+        }
+        for (path, node) in &self.model.0 {
+            if node.kind == Kind::Directory {
+                self.compare_listing(path).await;
+            }
+        }
+        self.compare_numbers();
+        for ino in self.lookups.drain(..) {
+            self.fixture.view.forget(ino, 1);
+        }
+        assert_eq!(self.fixture.view.inodes_known(), 0);
+    }
+
+    fn compare_attr(&self, path: &ModelPath, node: &ModelNode, attr: &Attr) {
+        let attributes = &node.attributes;
+        let size = if node.kind == Kind::Directory {
+            4096
+        } else {
+            node.bytes.len() as u64
+        };
+        let is_device = matches!(node.kind, Kind::CharDevice | Kind::BlockDevice);
+        let expected = Attr {
+            ino: attr.ino,
+            kind: node.kind,
+            mode: attributes.mode,
+            uid: attributes.uid,
+            gid: attributes.gid,
+            mtime: attributes.mtime,
+            nlink: self.model.nlink(path),
+            size_bytes: size,
+            blocks: size.div_ceil(512),
+            device: is_device.then_some(node.device),
+            valid: IMMUTABLE_VALID,
+        };
+        assert_eq!(*attr, expected);
+    }
+
+    fn compare_xattrs(&self, node: &ModelNode, ino: u64) {
+        let view = &self.fixture.view;
+        let shown = |name: &[u8]| match name.strip_prefix(b"trusted.overlay.") {
+            Some(rest) if self.flavor == Flavor::Lower => {
+                [b"trusted.overlay.overlay.", rest].concat()
+            }
+            _ => name.to_vec(),
+        };
+        let mut names = Vec::new();
+        for xattr in &node.attributes.xattrs {
+            let name = shown(&xattr.name);
+            assert_eq!(view.getxattr(ino, &name).unwrap(), *xattr.value);
+            names.extend_from_slice(&name);
+            names.push(0);
+        }
+        assert_eq!(view.listxattr(ino).unwrap(), names);
+        assert!(matches!(
+            view.getxattr(ino, b"user.absent"),
+            Err(FsError::NoXattr)
+        ));
+    }
+
+    async fn compare_kind(&self, node: &ModelNode, ino: u64) {
+        let view = &self.fixture.view;
+        match node.kind {
+            Kind::File => {
+                let len = node.bytes.len();
+                for (offset, size) in [(0, len + 1), (len / 2, 1 + len / 3), (len, 9), (len + 9, 1)]
+                {
+                    let end = len.min(offset + size);
+                    let expected = node.bytes.get(offset..end).unwrap_or_default();
+                    let size = u32::try_from(size).unwrap();
+                    assert_eq!(view.read(ino, offset as u64, size).await.unwrap(), expected);
+                }
+            }
+            Kind::Symlink => assert_eq!(view.readlink(ino).unwrap(), node.bytes),
+            Kind::Directory => {
+                let absent = view.lookup(ino, b"no-such-name").await.unwrap();
+                assert_eq!(
+                    absent,
+                    Lookup::Absent {
+                        valid: IMMUTABLE_VALID
+                    }
+                );
+                assert!(matches!(
+                    view.read(ino, 0, 1).await,
+                    Err(FsError::IsDirectory)
+                ));
+            }
+            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo | Kind::Socket => {
+                assert!(matches!(
+                    view.read(ino, 0, 1).await,
+                    Err(FsError::WrongKind)
+                ));
+            }
+        }
+        if node.kind != Kind::Directory {
+            assert!(matches!(
+                view.lookup(ino, b"x").await,
+                Err(FsError::NotDirectory)
+            ));
+            let listed = view.readdir(ino, 0, |_| Taken::Yes).await;
+            assert!(matches!(listed, Err(FsError::NotDirectory)));
+        }
+        if node.kind != Kind::Symlink {
+            assert!(matches!(view.readlink(ino), Err(FsError::WrongKind)));
+        }
+    }
+
+    async fn compare_listing(&mut self, path: &ModelPath) {
+        let ino = self.seen[path].ino;
+        let listed = self.fixture.list(ino, self.piece).await;
+        let plus = self.fixture.list_plus(ino, self.piece).await;
+        let child = |name: &[u8]| self.seen[&[path.as_slice(), &[name.to_vec()]].concat()];
+        let children: Vec<_> = self.model.children(path).collect();
+        assert_eq!(listed.len(), children.len() + 2);
+        assert_eq!(plus.len(), children.len() + 2);
+        assert_eq!(listed[0], (b".".to_vec(), ino, Kind::Directory));
+        assert_eq!(
+            (&listed[1].0, listed[1].2),
+            (&b"..".to_vec(), Kind::Directory)
+        );
+        if let Some((_, parent)) = path.split_last() {
+            assert_eq!(listed[1].1, self.seen[parent].ino);
+        }
+        for (i, (name, node)) in children.into_iter().enumerate() {
+            assert_eq!(listed[i + 2], (name.to_vec(), child(name).ino, node.kind));
+            assert_eq!(plus[i + 2], (name.to_vec(), Some(child(name))));
+            self.lookups.push(child(name).ino);
+        }
+    }
+
+    /// Names of one group share a number, all others have their own.
+    fn compare_numbers(&self) {
+        for (a, a_attr) in &self.seen {
+            for (b, b_attr) in &self.seen {
+                let (a_group, b_group) = (self.model.0[a].group, self.model.0[b].group);
+                let same = a == b || (a_group.is_some() && a_group == b_group);
+                assert_eq!(a_attr.ino == b_attr.ino, same, "{a:?} {b:?}");
+            }
+        }
+    }
+}
+
+fn attributes() -> impl Strategy<Value = Attributes> {
+    let name = prop::sample::select(vec![
+        "security.capability",
+        "trusted.overlay.opaque",
+        "trusted.overlay.overlay.x",
+        "trusted.x",
+        "user.x",
+    ]);
+    let xattrs = prop::collection::btree_map(name, prop::collection::vec(any::<u8>(), 0..9), 0..4);
+    let mtime = (any::<i64>(), 0..1_000_000_000_u32);
+    (0..=0o7777_u16, any::<u32>(), any::<u32>(), mtime, xattrs).prop_map(
+        |(mode, uid, gid, (seconds, nanoseconds), xattrs)| {
+            let mtime = Timestamp {
+                seconds,
+                nanoseconds,
+            };
+            let xattrs = xattrs
+                .into_iter()
+                .map(|(n, value)| Xattr {
+                    name: n.as_bytes().into(),
+                    value: value.into(),
+                })
+                .collect();
+            Attributes {
+                mode,
+                uid,
+                gid,
+                mtime,
+                xattrs,
+            }
+        },
+    )
+}
+
+/// Builds a model: each step puts a node into one of the directories made so far, or links one of
+/// the files; what collides with an existing name is left out.
+fn model() -> impl Strategy<Value = Model> {
+    let name = "[a-c]{1,3}";
+    let size = prop_oneof![9 => 0..255_usize, 1 => (1_usize << 20) - 2..(1 << 20) + 300_000];
+    let step = (
+        any::<prop::sample::Index>(),
+        name,
+        0..9_u8,
+        size,
+        attributes(),
+    );
+    (attributes(), prop::collection::vec(step, 0..24)).prop_map(|(root, steps)| {
+        let mut model = Model::default();
+        let root = ModelNode {
+            attributes: root,
+            ..ModelNode::directory(0)
+        };
+        model.0.insert(Vec::new(), root);
+        for (number, (pick, name, kind, size, attributes)) in (0..).zip(steps) {
+            let of_kind = |kind| {
+                let nodes = model.0.iter().filter(move |(_, node)| node.kind == kind);
+                nodes.map(|(path, _)| path.clone()).collect::<Vec<_>>()
+            };
+            let directories = of_kind(Kind::Directory);
+            let mut path = pick.get(&directories).clone();
+            path.push(name.into_bytes());
+            if model.0.contains_key(&path) {
+                continue;
+            }
+            let bytes = pseudo_random(size, u64::from(number));
+            let files = of_kind(Kind::File);
+            let node = match kind {
+                0 | 1 => ModelNode::directory(0),
+                2 => ModelNode::new(Kind::Symlink, 0, vec![b't'; 1 + size % 4095]),
+                3 => ModelNode::new(Kind::CharDevice, 0, ""),
+                4 => ModelNode::new(Kind::BlockDevice, 0, ""),
+                5 => ModelNode::new(
+                    if size % 2 == 0 {
+                        Kind::Fifo
+                    } else {
+                        Kind::Socket
+                    },
+                    0,
+                    "",
+                ),
+                6 if !files.is_empty() => {
+                    let file = model.0.get_mut(pick.get(&files)).unwrap();
+                    file.group.get_or_insert(number);
+                    let linked = file.clone();
+                    model.0.insert(path, linked);
+                    continue;
+                }
+                _ => ModelNode::file(0, bytes),
+            };
+            // What the 32 bits of the FUSE protocol hold.
+            let device = Device {
+                major: u32::try_from(size).unwrap() % 4096,
+                minor: u32::try_from(size).unwrap() % (1 << 20),
+            };
+            model.0.insert(
+                path,
+                ModelNode {
+                    attributes,
+                    device,
+                    ..node
+                },
+            );
+        }
+        model
+    })
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn the_view_equals_the_model(model in model(), piece in 1..9_usize) {
+        runtime().block_on(async {
+            let fixture = Fixture::new();
+            let tree = model.store(&fixture.reader, CHUNK_BYTES);
+            for flavor in [Flavor::Plain, Flavor::Lower] {
+                let (seen, lookups) = (HashMap::new(), Vec::new());
+                let fixture = &fixture;
+                let model = &model;
+                Comparison { fixture, model, flavor, piece, seen, lookups }.run(tree).await;
+            }
+        });
+    }
+}
+
+fn two_directories() -> Model {
+    let mut model = Model::default();
+    model.insert("/", ModelNode::directory(0o755));
+    model.insert("/bad", ModelNode::directory(0o700));
+    model.insert("/bad/file", ModelNode::file(0o644, "lost"));
+    model.insert("/good", ModelNode::directory(0o755));
+    model.insert("/good/file", ModelNode::file(0o644, "kept"));
+    model
+}
+
+#[tokio::test]
+async fn an_unreadable_subtree_fails_alone_and_heals() {
+    let fixture = Fixture::new();
+    let model = two_directories();
+    let tree = model.store(&fixture.reader, CHUNK_BYTES);
+    let bad = model.subtree("/bad");
+    fixture.reader.corrupt(*bad.digest());
+    let root = fixture.root(Flavor::Plain, tree).await;
+    let listed = fixture.list_plus(root.ino, 100).await;
+    assert_eq!(listed.len(), 4);
+    let bad_attr = listed[2].1.unwrap();
+    assert_eq!((bad_attr.mode, bad_attr.valid), (0o700, Duration::ZERO));
+    let error = fixture.find(bad_attr.ino, b"file").await.unwrap_err();
+    assert_eq!(error.errno(), rustix::io::Errno::IO);
+    let error = fixture
+        .view
+        .readdir(bad_attr.ino, 2, |_| Taken::Yes)
+        .await
+        .unwrap_err();
+    assert_eq!(error.errno(), rustix::io::Errno::IO);
+    let good = fixture
+        .find(listed[3].1.unwrap().ino, b"file")
+        .await
+        .unwrap();
+    assert_eq!(fixture.view.read(good.ino, 0, 9).await.unwrap(), "kept");
+    fixture.reader.heal(*bad.digest());
+    let lost = fixture.find(bad_attr.ino, b"file").await.unwrap();
+    assert_eq!(fixture.view.read(lost.ino, 0, 9).await.unwrap(), "lost");
+    assert_eq!(
+        fixture.view.getattr(bad_attr.ino).await.unwrap().valid,
+        IMMUTABLE_VALID
+    );
+}
+
+#[tokio::test]
+async fn only_ids_of_known_roots_and_contents_are_found_and_misses_are_not_kept() {
+    let fixture = Fixture::new();
+    let model = two_directories();
+    let tree = model.store(&fixture.reader, CHUNK_BYTES).to_string();
+    let trees = fixture.find(ROOT_INO, b"trees").await.unwrap().ino;
+    let not_kept = Lookup::Absent {
+        valid: Duration::ZERO,
+    };
+    let subtree = model.subtree("/bad").to_string();
+    let upper = tree.to_uppercase();
+    for name in [
+        "",
+        "x",
+        &tree[1..],
+        &upper,
+        &subtree,
+        &"0".repeat(64),
+        "\u{e9}",
+    ] {
+        assert_eq!(
+            fixture.view.lookup(trees, name.as_bytes()).await.unwrap(),
+            not_kept,
+            "{name}"
+        );
+    }
+    let content = model.content("/good/file").to_string();
+    let folder = fixture.find(ROOT_INO, b"content").await.unwrap();
+    let shard = fixture
+        .find(folder.ino, &content.as_bytes()[..2])
+        .await
+        .unwrap();
+    let file = fixture
+        .find(shard.ino, &content.as_bytes()[2..])
+        .await
+        .unwrap();
+    assert_eq!(fixture.view.read(file.ino, 1, 2).await.unwrap(), "ep");
+    let missed = fixture
+        .view
+        .lookup(shard.ino, &content.as_bytes()[1..63])
+        .await
+        .unwrap();
+    assert_eq!(missed, not_kept);
+    for name in ["", "0", "000", "g0", "AB"] {
+        let found = fixture
+            .view
+            .lookup(folder.ino, name.as_bytes())
+            .await
+            .unwrap();
+        assert_eq!(
+            found,
+            Lookup::Absent {
+                valid: IMMUTABLE_VALID
+            },
+            "{name}"
+        );
+    }
+    assert_eq!(fixture.list(ROOT_INO, 2).await.len(), 5);
+    assert_eq!(fixture.list(folder.ino, 2).await.len(), 2);
+    assert!(matches!(
+        fixture.view.getattr(999_999).await,
+        Err(FsError::Stale(999_999))
+    ));
+}
+
+#[tokio::test]
+async fn readers_of_one_directory_share_its_fetch() {
+    let fixture = Fixture::new();
+    let tree = two_directories().store(&fixture.reader, CHUNK_BYTES);
+    let root = fixture.root(Flavor::Plain, tree).await;
+    let before = fixture.reader.tree_reads();
+    fixture.reader.delay(Duration::from_millis(10));
+    let lookups = (0..32).map(|_| fixture.find(root.ino, b"good"));
+    for found in futures::future::join_all(lookups).await {
+        found.unwrap();
+    }
+    assert_eq!(fixture.reader.tree_reads(), before + 1);
+}
