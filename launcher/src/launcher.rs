@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use crate::error::LaunchError;
 use crate::sandbox::{self, Sandbox};
 use crate::spec::RuntimeKind;
-use crate::wait::{Waited, signal_of};
+use crate::wait::{Waited, reap_adopted, signal_of};
 pub use run::{RunOutcome, Started};
 
 /// How long a killed process may take to end before the removal of its sandbox is refused.
@@ -215,19 +215,46 @@ impl Launcher {
         self.discard(sandbox).await
     }
 
-    /// Removes a sandbox that is locked and whose process is dead, or was never started.
+    /// Removes a sandbox that is locked. Its process is dead, or was created and must not start.
     async fn discard(&self, sandbox: Sandbox) -> Result<(), LaunchError> {
+        let ended = tokio::select! {
+            biased;
+            ended = end_processes(&sandbox) => ended,
+            () = self.clock.sleep(KILL_DEADLINE) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        ended.map_err(LaunchError::io("end processes of", &sandbox.name))?;
         let runtime_dir = sandbox.dir.join("runtime");
         let known_to_runtime =
             std::fs::read_dir(&runtime_dir).is_ok_and(|mut entries| entries.next().is_some());
         if known_to_runtime {
-            // Also ends a process that was created and never started, and removes the cgroup.
+            // Removes the cgroup, with what may still be in it.
             let args = ["--force", &sandbox.record.container_id];
             if let Err(error) = sandbox.runtime().call("delete", args).await {
                 tracing::warn!(sandbox = sandbox.name, %error, "runtime keeps the container");
             }
         }
         blocking(move || sandbox.remove_files()).await
+    }
+}
+
+/// Ends the first process of a sandbox and the runtime's own; returns when they have vanished, as
+/// far as that is up to the calling process.
+async fn end_processes(sandbox: &Sandbox) -> io::Result<()> {
+    let init = sandbox
+        .init()
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    let Some(init) = init else { return Ok(()) };
+    if let Some(pidfd) = init.pidfd()? {
+        let process = Waited::new(pidfd)?;
+        process.send(Signal::KILL)?;
+        process.ended().await?;
+    }
+    if let Some(pid) = init.unreaped()? {
+        reap_adopted(pid).await?;
+    }
+    match sandbox.runtime().file_server(&sandbox.record.container_id) {
+        Some(pid) => reap_adopted(pid).await,
+        None => Ok(()),
     }
 }
 

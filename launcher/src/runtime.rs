@@ -1,9 +1,12 @@
 //! The OCI runtimes, as programs: how each is called, and what its errors mean.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::process::Pid;
 use tokio::process::Command;
 
 use crate::error::LaunchError;
@@ -14,6 +17,9 @@ const CGROUP_UNIFIED: &str = "/sys/fs/cgroup/unified";
 
 /// Most bytes of a runtime's error text that are kept: its end.
 const MESSAGE_BYTES_MAX: usize = 2_000;
+
+/// Longest state file of a runtime that is read, in bytes.
+const STATE_BYTES_MAX: u64 = 4 << 20;
 
 /// A runtime with the state directory of one sandbox.
 #[derive(Debug, Clone)]
@@ -84,6 +90,24 @@ impl Runtime {
         } else {
             Err(self.failure(verb, &output.stderr))
         }
+    }
+
+    /// Returns the file server of a gVisor container, which the runtime leaves to the subreaper
+    /// like the container's own process; the other runtimes have no such process.
+    pub(crate) fn file_server(&self, container_id: &str) -> Option<Pid> {
+        let path = self
+            .state
+            .join(format!("{container_id}_sandbox:{container_id}.state"));
+        let mut text = Vec::new();
+        File::open(path)
+            .ok()?
+            .take(STATE_BYTES_MAX)
+            .read_to_end(&mut text)
+            .ok()?;
+        let state: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        i32::try_from(state.get("goferPid")?.as_i64()?)
+            .ok()
+            .and_then(Pid::from_raw)
     }
 
     /// Makes an error of what the runtime wrote to stderr.

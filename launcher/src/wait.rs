@@ -98,6 +98,19 @@ pub(crate) fn read_pid_file(path: &Path) -> Result<Pid, LaunchError> {
         })
 }
 
+/// Waits for the end of a process if the calling process has adopted it. A zombie keeps its cgroup,
+/// and runsc waits for its own processes to vanish.
+pub(crate) async fn reap_adopted(pid: Pid) -> io::Result<()> {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(pid), look) {
+        Err(rustix::io::Errno::CHILD) => Ok(()),
+        looked => {
+            looked?;
+            Waited::open(pid)?.exit_code().await.map(drop)
+        }
+    }
+}
+
 /// A process that a runtime started.
 #[derive(Debug)]
 pub(crate) struct Waited {

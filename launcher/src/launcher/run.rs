@@ -88,8 +88,10 @@ impl Launcher {
         let exit_code = exit_code.map_err(LaunchError::io("wait for", &sandbox.name))?;
         let name = sandbox.name.clone();
         if remove {
-            sandbox.lock()?;
-            self.discard(sandbox).await?;
+            // The caller gets the exit code in any case: a sandbox that stays is listed.
+            if let Err(error) = self.remove(&name, false).await {
+                tracing::error!(sandbox = name, %error, "sandbox stays behind");
+            }
         } else {
             sandbox.set_exit_code(exit_code)?;
         }

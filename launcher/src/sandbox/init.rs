@@ -56,10 +56,21 @@ impl Init {
     }
 
     pub(crate) fn is_alive(&self) -> io::Result<bool> {
-        let Some(stat) = Stat::read(self.pid)? else {
-            return Ok(false);
-        };
-        Ok(!stat.dead && stat.start_ticks == self.start_ticks && boot_id()? == self.boot_id)
+        Ok(self.stat()?.is_some_and(|stat| !stat.dead))
+    }
+
+    /// Returns the process's id if it lives or is a zombie.
+    pub(crate) fn unreaped(&self) -> io::Result<Option<Pid>> {
+        Ok(self.stat()?.and_then(|_| Pid::from_raw(self.pid)))
+    }
+
+    fn stat(&self) -> io::Result<Option<Stat>> {
+        let stat = Stat::read(self.pid)?.filter(|stat| stat.start_ticks == self.start_ticks);
+        Ok(if boot_id()? == self.boot_id {
+            stat
+        } else {
+            None
+        })
     }
 }
 

@@ -36,8 +36,11 @@ async fn behaves(runtime: RuntimeKind) {
         .stop(&started.name, std::time::Duration::from_millis(100))
         .await
         .unwrap();
+    let cgroup = scene.launcher.inspect(&started.name).unwrap().cgroup;
     scene.launcher.remove(&started.name, false).await.unwrap();
     assert!(scene.is_empty());
+    let left = format!("/sys/fs/cgroup/memory{cgroup}");
+    assert!(!std::path::Path::new(&left).exists(), "{left} stays behind");
 }
 
 #[tokio::test(flavor = "multi_thread")]
