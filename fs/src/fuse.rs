@@ -22,7 +22,6 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 pub use session::{ContentMount, ContentSession, SessionError};
@@ -30,9 +29,6 @@ pub use session::{ContentMount, ContentSession, SessionError};
 use crate::{FsError, Lookup, Taken, View};
 use reply::{absent, errno, file_attr, file_type};
 
-/// Reads that wait for a fetch at once; those beyond wait for their turn. Each holds one reply of
-/// at most [`REQUEST_BYTES_MAX`].
-const READS_IN_FLIGHT_MAX: usize = 256;
 /// Largest read or directory reply that the kernel is offered, in bytes. Linux's default
 /// `fs.fuse.max_pages_limit` is the same.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
@@ -58,7 +54,6 @@ struct Adapter {
     view: Arc<View>,
     runtime: Handle,
     tasks: TaskTracker,
-    reads: Arc<Semaphore>,
     /// Whether the kernel takes `ENOSYS` to mean that opens need no message.
     no_open: bool,
     no_opendir: bool,
@@ -66,12 +61,10 @@ struct Adapter {
 
 impl Adapter {
     fn new(view: Arc<View>, runtime: Handle, tasks: TaskTracker) -> Self {
-        let reads = Arc::new(Semaphore::new(READS_IN_FLIGHT_MAX));
         Self {
             view,
             runtime,
             tasks,
-            reads,
             no_open: false,
             no_opendir: false,
         }
@@ -181,15 +174,12 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (view, reads) = (Arc::clone(&self.view), Arc::clone(&self.reads));
+        let view = Arc::clone(&self.view);
         self.answer(async move {
-            // Never closed; without a permit the read would only be less bounded.
-            let turn = reads.acquire().await;
             match view.read(ino.0, offset, size.min(REQUEST_BYTES_MAX)).await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => reply.error(errno(&error)),
             }
-            drop(turn);
         });
     }
 

@@ -47,6 +47,9 @@ use single_flight::{Flight, SingleFlight};
 
 /// Chunks that are fetched or written at once, each of at most 1 MiB.
 const FETCHES_MAX: usize = 64;
+/// Reads that wait for fetches at once; those beyond wait for their turn. Reads of what is on the
+/// node never do.
+const READS_WAITING_MAX: usize = 1024;
 /// Fetches that one read starts at once.
 const READ_FAN_OUT: usize = 8;
 /// Contents whose local file is held open.
@@ -112,6 +115,7 @@ impl NodeCache {
             clock,
             locals: Locals::new(LOCALS_MAX),
             fetches: Semaphore::new(FETCHES_MAX),
+            waiting: Semaphore::new(READS_WAITING_MAX),
             counters: Counters::default(),
         };
         Ok(Self {
@@ -123,7 +127,8 @@ impl NodeCache {
     }
 
     /// Waits for what is under way and marks the cache as clean, so that the next start trusts
-    /// it. Reads that come later are a mistake of the caller's.
+    /// it. Reads that come later are a mistake of the caller's. A caller that cannot wait for slow
+    /// fetches drops the future: the cache is unclean then.
     ///
     /// # Errors
     /// [`NodeCacheError::Io`]; the next start checks everything then.
@@ -227,6 +232,7 @@ impl NodeCache {
         range: std::ops::Range<u64>,
     ) -> Result<Bytes, ReadError> {
         let start = self.inner.clock.elapsed();
+        let turn = self.inner.waiting.acquire().await;
         let read = match local {
             Local::Partial(partial) => self.read_chunks(content, partial, &range).await,
             Local::Wrong => {
@@ -249,6 +255,7 @@ impl NodeCache {
             }
             Err(_) => self.inner.counters.failed(),
         }
+        drop(turn);
         read
     }
 

@@ -78,6 +78,8 @@ impl View {
         &self.contents
     }
 
+    /// Returns the reader. It may block on its index: yield before the first use in a request, so
+    /// that the thread which took the request does not.
     fn reader(&self) -> &dyn ContentReader {
         self.contents.reader()
     }
@@ -110,6 +112,7 @@ impl View {
         if let Some(child) = parent.child(name) {
             return Ok(Lookup::Found(child.attr()));
         }
+        tokio::task::yield_now().await;
         let text = str::from_utf8(name).unwrap_or_default();
         let found = match parent {
             Fixed::Root | Fixed::Content => {

@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
-use nacre_blobstore::{Device, Digest, SystemClock, Timestamp, Xattr};
+use nacre_blobstore::{Clock, Device, Digest, SystemClock, Timestamp, Xattr};
 use rustix::fs::{lgetxattr, llistxattr};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use tempfile::TempDir;
@@ -331,6 +332,57 @@ fn a_corrupt_chunk_is_eio_in_its_own_file_alone() {
     assert_eq!(fs::read(root.join("good")).unwrap(), b"good");
     mounted.reader.heal(Digest::of(b"bad"));
     assert_eq!(fs::read(root.join("bad")).unwrap(), b"bad");
+}
+
+#[test]
+fn readers_that_wait_hold_up_nobody_else_and_can_be_killed() {
+    const WAITING: usize = 24;
+    let delay = Duration::from_secs(4);
+    let mounted = Mounted::new();
+    let mut model = Model::default();
+    model.insert("/", ModelNode::directory(0o755));
+    model.insert("/fast", ModelNode::file(0o644, "fast"));
+    for i in 0..WAITING {
+        model.insert(
+            &format!("/slow-{i}"),
+            ModelNode::file(0o644, format!("slow {i}")),
+        );
+    }
+    let root = mounted.path(format!(
+        "trees/{}",
+        model.store(&mounted.reader, CHUNK_BYTES)
+    ));
+    fs::read(root.join("fast")).unwrap();
+    assert_eq!(fs::read_dir(&root).unwrap().count(), WAITING + 1);
+    mounted.reader.delay(delay);
+    let clock = SystemClock::new();
+    let mut waiting: Vec<_> = (0..WAITING)
+        .map(|i| {
+            Command::new("cat")
+                .arg(root.join(format!("slow-{i}")))
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let in_time = |what| {
+        assert!(
+            clock.elapsed() < delay * 3 / 4,
+            "{what} {:?}",
+            clock.elapsed()
+        )
+    };
+    assert_eq!(fs::symlink_metadata(root.join("slow-3")).unwrap().len(), 6);
+    let fast = fs::File::open(root.join("fast")).unwrap();
+    rustix::fs::fadvise(&fast, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert_eq!(fs::read(root.join("fast")).unwrap(), b"fast");
+    in_time("a local read took");
+    waiting[0].kill().unwrap();
+    waiting[0].wait().unwrap();
+    in_time("a kill took");
+    for reader in &mut waiting[1..] {
+        assert!(reader.wait().unwrap().success());
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub(super) struct Inner {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) locals: Locals,
     pub(super) fetches: Semaphore,
+    pub(super) waiting: Semaphore,
     pub(super) counters: Counters,
 }
 
@@ -100,7 +101,7 @@ impl Inner {
         index: usize,
         answer: oneshot::Sender<Result<Bytes, ReadError>>,
     ) {
-        let permit = self.fetches.acquire().await;
+        // Before the queue for fetches: what is on the node must not wait for the network.
         let looking = Arc::clone(&partial);
         let stored = off_reactor(move || looking.read_stored(index))
             .await
@@ -109,6 +110,7 @@ impl Inner {
             answered(answer, Ok(bytes));
             completed
         } else {
+            let permit = self.fetches.acquire().await;
             let extent = partial.extent(index);
             let chunk = match self.reader.chunk(extent.id).await {
                 Ok(chunk) if chunk.bytes().len() as u64 == u64::from(extent.len_bytes) => chunk,
@@ -121,6 +123,7 @@ impl Inner {
             };
             answered(answer, Ok(chunk.bytes().clone()));
             let written = off_reactor(move || partial.store(index, &chunk)).await;
+            drop(permit);
             written
                 .and_then(|written| self.stored(written))
                 .unwrap_or(false)
@@ -128,7 +131,6 @@ impl Inner {
         if completed {
             self.complete(content).await;
         }
-        drop(permit);
     }
 
     /// Moves a content that has all its chunks to the store.

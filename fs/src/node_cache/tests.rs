@@ -312,6 +312,49 @@ async fn after_an_orderly_close_nothing_is_fetched_or_moved() {
 }
 
 #[tokio::test]
+async fn what_is_on_the_node_does_not_wait_for_slow_fetches() {
+    let node = Node::new();
+    let local = node.reader.add_content(b"local", CHUNK_BYTES);
+    node.read_all(local, 5).await.unwrap();
+    let bytes = pseudo_random(16 * CHUNK_BYTES, 10);
+    let partial = node.reader.add_content(&bytes, CHUNK_BYTES);
+    let offset = 7 * CHUNK_BYTES;
+    let read = async |node: &Node| {
+        let read = node
+            .cache
+            .read(partial, bytes.len() as u64, offset as u64, 10)
+            .await;
+        assert_eq!(read.unwrap(), bytes[offset..offset + 10]);
+    };
+    read(&node).await;
+    let node = node.kill_and_restart().await;
+    // Its list of chunks is read from the reader.
+    node.cache
+        .open_local(partial, bytes.len() as u64)
+        .await
+        .unwrap();
+    node.reader.delay(Duration::from_secs(3));
+    let slow: Vec<_> = (0..2 * FETCHES_MAX)
+        .map(|i| {
+            node.reader
+                .add_content(format!("slow {i}").as_bytes(), CHUNK_BYTES)
+        })
+        .collect();
+    let slow = join_all(slow.iter().map(|id| node.cache.read(*id, 6, 0, 1)));
+    let reads = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(node.read_all(local, 5).await.unwrap(), "local");
+        read(&node).await;
+    };
+    let reads = tokio::time::timeout(Duration::from_secs(2), reads);
+    tokio::select! {
+        biased;
+        read = reads => read.unwrap(),
+        _ = slow => panic!("the slow reads were not slow"),
+    }
+}
+
+#[tokio::test]
 async fn two_processes_cannot_share_a_cache() {
     let node = Node::new();
     let clock = Arc::new(SystemClock::new());

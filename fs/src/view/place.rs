@@ -184,6 +184,8 @@ impl Directory {
     /// Returns the listing, reading it at the first use; one reader however many wait.
     pub(crate) async fn listing(&self, reader: &dyn ContentReader) -> Result<&Listing, FsError> {
         let read = async || {
+            // The reader may block on its index, which the thread of a request must not.
+            tokio::task::yield_now().await;
             let tree = reader.tree(self.tree_id).await?;
             if tree.as_root().is_some() {
                 let (what, reason) = (
