@@ -1,1 +1,67 @@
-fn main() {}
+//! `nacre`: stores OCI images once, serves them lazily, runs sandboxes in them.
+
+mod args;
+mod cache;
+mod daemon;
+mod failure;
+mod image;
+mod info;
+mod mount;
+mod node;
+mod output;
+mod progress;
+mod sandbox;
+mod settings;
+mod store;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Arguments, Verb};
+use failure::{Failure, INTERRUPTED};
+use settings::Settings;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    output::start_logging(&arguments.global);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::new("start", "nacre", &error).report(),
+    };
+    let outcome = runtime.block_on(run(arguments));
+    // Work that nobody waits for any more must not hold up the exit.
+    runtime.shutdown_background();
+    outcome.unwrap_or_else(|failure| failure.report())
+}
+
+/// Runs a verb; those that do not forward signals themselves end at the first interrupt.
+async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let settings = Settings::resolve(arguments.global)?;
+    let done = |result: Result<(), Failure>| result.map(|()| ExitCode::SUCCESS);
+    let verb = async {
+        match arguments.verb {
+            Verb::Daemon => done(daemon::serve(&settings).await),
+            Verb::Run(run) => sandbox::run::run(&settings, run).await,
+            Verb::Exec(exec) => sandbox::exec::exec(&settings, exec).await,
+            Verb::Ps(ps) => done(sandbox::ps::ps(&settings, &ps)),
+            Verb::Stop(stop) => done(sandbox::stop::stop(&settings, &stop).await),
+            Verb::Rm(rm) => done(sandbox::rm::rm(&settings, &rm).await),
+            Verb::Image(image) => done(image::image(&settings, image).await),
+            Verb::Mount(mount) => done(mount::mount(&settings, &mount).await),
+            Verb::Umount(umount) => done(mount::umount(&settings, &umount)),
+            Verb::Store(store) => done(store::store(&settings, store).await),
+            Verb::Cache(cache) => done(cache::cache(&settings, &cache).await),
+            Verb::Info => done(info::info(&settings).await),
+            Verb::Version => done(info::version(&settings)),
+        }
+    };
+    if settings.forwards_signals {
+        return verb.await;
+    }
+    tokio::select! {
+        biased;
+        result = verb => result,
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
+    }
+}

@@ -1,4 +1,16 @@
 //! Images: OCI sources, layers, ingest and the node daemon.
 
+mod daemon;
+mod image;
+mod ingest;
 pub mod layer;
+mod merge;
 pub mod oci;
+
+pub use daemon::{
+    CacheStats, Client, ClientError, Node, NodeError, NodeInfo, NodeOptions, OpenedImage, ServeError,
+    TierCount, serve,
+};
+pub use image::{IMAGES_NAMESPACE, Image, ImageError, ImageLayer, ImagePayload, image_ref};
+pub use ingest::{AddSource, AddedImage, Ingest, IngestError, NoProgress, Progress};
+pub use merge::MergeError;

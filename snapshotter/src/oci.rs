@@ -28,6 +28,8 @@ mod resolve;
 mod rootfs;
 mod source;
 mod tar_index;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
@@ -39,9 +41,7 @@ pub use digest::{Algorithm, Hasher, OciDigest, OciDigestError};
 pub use docker_archive::DockerArchive;
 pub use error::OciError;
 pub use layout::LayoutDirectory;
-pub use manifest::{
-    CONFIG_BYTES_MAX, Compression, Descriptor, LAYERS_MAX, LayerDescriptor, MANIFEST_BYTES_MAX,
-};
+pub use manifest::{CONFIG_BYTES_MAX, Descriptor, LAYERS_MAX, LayerDescriptor, MANIFEST_BYTES_MAX};
 pub use platform::{Platform, PlatformError};
 pub use registry::{Registry, RegistryOptions};
 pub use resolve::{BlobProvider, ImageSource, ResolvedImage, Root};

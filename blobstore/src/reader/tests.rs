@@ -133,19 +133,17 @@ async fn many_readers_of_one_frame_cost_one_fetch_also_when_it_fails() {
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_in_one_tier_is_healed_by_the_next_and_never_served() {
     let bench = Bench::new(0..2).await;
-    let bad = FaultStore::new(bench.store());
-    let bad = Arc::new(bad);
-    let sources: Vec<Arc<dyn ChunkSource>> = vec![
-        Arc::new(Origin::new(Arc::clone(&bad) as _)),
-        Arc::new(Origin::new(bench.store())),
-    ];
+    let near = Arc::new(FaultStore::new(bench.store()));
+    let far = Arc::new(FaultStore::new(bench.store()));
+    let tier = |store: &Arc<FaultStore>| Arc::new(Origin::new(Arc::clone(store) as _)) as _;
+    let sources: Vec<Arc<dyn ChunkSource>> = vec![tier(&near), tier(&far)];
     let reader = Reader::new(Arc::clone(&bench.index), sources, UNCACHED);
-    bad.flip_bit_in_next_gets(1, 4321);
+    near.flip_bit_in_next_gets(1, 4321);
     assert_eq!(reader.chunk(chunk(1).id()).await.unwrap(), chunk(1));
     assert_eq!(reader.stats().origin.corrupt, 1);
 
-    bad.flip_bit_in_next_gets(1, 99);
-    bench.faults.fail_next_gets(1);
+    near.flip_bit_in_next_gets(1, 99);
+    far.set_partitioned(true);
     let error = reader.chunk(chunk(1).id()).await.unwrap_err();
     assert!(matches!(error, ReadError::Corrupt { .. }), "damage outranks absence: {error}");
 }

@@ -13,11 +13,12 @@ use super::digest::{Algorithm, Hasher, OciDigest};
 use super::error::OciError;
 use super::file_range::{FileRange, blocking};
 use super::manifest::{
-    CONFIG_BYTES_MAX, Compression, Descriptor, LAYERS_MAX, MANIFEST_BYTES_MAX, NewManifest,
-    OCI_MANIFEST,
+    CONFIG_BYTES_MAX, Descriptor, LAYERS_MAX, MANIFEST_BYTES_MAX, NewManifest, OCI_MANIFEST,
+    layer_media_type,
 };
 use super::resolve::{BlobProvider, Root};
 use super::tar_index::TarIndex;
+use crate::layer::Compression;
 
 /// Bytes of a layer hashed at once.
 const HASH_BYTES: u64 = 1 << 20;
@@ -82,7 +83,7 @@ impl DockerArchive {
         })
     }
 
-    fn open_blob(&self, digest: &OciDigest) -> Result<BlobStream, OciError> {
+    fn stored(&self, digest: &OciDigest) -> Result<BlobStream, OciError> {
         let missing = || OciError::NotFound(format!("{digest} in {}", self.label));
         Ok(self.blobs.get(digest).ok_or_else(missing)?.clone().stream())
     }
@@ -96,17 +97,13 @@ fn layer(file: FileRange, diff_id: OciDigest) -> Result<(Descriptor, FileRange),
         .unwrap_or(usize::MAX)
         .min(head.len());
     file.read_exact_at(&mut head[..head_bytes], 0)?;
-    let compression = match head {
-        [0x1f, 0x8b, ..] => Compression::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd] => Compression::Zstd,
-        _ => Compression::None,
-    };
+    let compression = Compression::of_magic(&head[..head_bytes]);
     let digest = match compression {
         Compression::None => diff_id,
         Compression::Gzip | Compression::Zstd => hash(&file)?,
     };
     Ok((
-        Descriptor::new(compression.oci_layer_type(), digest, file.len()),
+        Descriptor::new(layer_media_type(compression), digest, file.len()),
         file,
     ))
 }
@@ -175,11 +172,11 @@ impl BlobProvider for DockerArchive {
     }
 
     async fn manifest(&self, descriptor: &Descriptor) -> Result<BlobStream, OciError> {
-        self.open_blob(&descriptor.digest)
+        self.stored(&descriptor.digest)
     }
 
     async fn blob(&self, digest: &OciDigest, _size_bytes: u64) -> Result<BlobStream, OciError> {
-        self.open_blob(digest)
+        self.stored(digest)
     }
 }
 

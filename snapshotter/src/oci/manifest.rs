@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::OciDigest;
 use super::error::OciError;
 use super::platform::Platform;
+use crate::layer::Compression;
 
 /// Largest manifest or index, in bytes. The limit that registries themselves enforce.
 pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
@@ -25,7 +26,6 @@ pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+";
 
 /// Marks the manifests that buildkit puts beside an image; their platform is `unknown/unknown`.
@@ -93,25 +93,12 @@ impl Descriptor {
     }
 }
 
-/// How a layer's tar is compressed, by its media type. Some registries hold layers whose bytes
-/// disagree; whoever reads one looks at its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Plain tar.
-    None,
-    /// gzip, of any number of members.
-    Gzip,
-    /// zstd, of any number of frames.
-    Zstd,
-}
-
-impl Compression {
-    pub(crate) const fn oci_layer_type(self) -> &'static str {
-        match self {
-            Self::None => OCI_LAYER,
-            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
-            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
-        }
+/// Returns the OCI media type of a layer.
+pub(crate) const fn layer_media_type(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => OCI_LAYER,
+        Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+        Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
     }
 }
 
@@ -124,7 +111,8 @@ pub struct LayerDescriptor {
     pub size_bytes: u64,
     /// Its media type, as the manifest says.
     pub media_type: String,
-    /// What the media type says of its compression.
+    /// What the media type says of its compression. The bytes of some registries disagree;
+    /// whoever reads a layer looks at its first bytes.
     pub compression: Compression,
     /// The digest of the plain tar, from the config. Not checked here.
     pub diff_id: OciDigest,
@@ -282,18 +270,12 @@ fn compression(layer: &Descriptor, what: &str) -> Result<Compression, OciError> 
             &format!("has an encrypted layer ({media_type:?})"),
         ));
     }
-    let suffix = media_type
-        .strip_prefix(OCI_LAYER)
-        .or_else(|| media_type.strip_prefix(DOCKER_LAYER));
-    match suffix {
-        Some("") => Ok(Compression::None),
-        Some("+gzip" | ".gzip") => Ok(Compression::Gzip),
-        Some("+zstd" | ".zstd") => Ok(Compression::Zstd),
-        _ => Err(refused(
+    Compression::of_media_type(media_type).ok_or_else(|| {
+        refused(
             what,
             &format!("has a layer of the unknown media type {media_type:?}"),
-        )),
-    }
+        )
+    })
 }
 
 /// An OCI manifest. The order of the fields is that of the text.

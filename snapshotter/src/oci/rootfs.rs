@@ -4,8 +4,9 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::digest::OciDigest;
-use super::manifest::{Compression, Descriptor, NewManifest};
+use super::manifest::{Descriptor, NewManifest, layer_media_type};
 use super::platform::Platform;
+use crate::layer::Compression;
 
 /// The documents of an image made from a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +60,7 @@ pub fn plain_image(platform: &Platform, layer: Option<(OciDigest, u64)>) -> Plai
     let config: Bytes = serde_json::to_vec(&config)
         .expect("plain structs become JSON")
         .into();
-    let layer_type = Compression::None.oci_layer_type();
+    let layer_type = layer_media_type(Compression::None);
     let layers = layer
         .into_iter()
         .map(|(digest, len)| Descriptor::new(layer_type, digest, len));
@@ -74,9 +75,9 @@ pub fn plain_image(platform: &Platform, layer: Option<(OciDigest, u64)>) -> Plai
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::ImageConfig;
-    use super::super::manifest::Document;
     use super::*;
+    use crate::oci::config::ImageConfig;
+    use crate::oci::manifest::Document;
 
     #[test]
     fn the_documents_are_sound_and_always_the_same() {

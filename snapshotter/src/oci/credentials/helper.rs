@@ -1,7 +1,6 @@
-//! Programs that keep credentials: `docker-credential-NAME get`.
+//! Asks a docker credential helper: a program that keeps secrets in the system's keychain.
 //!
-//! The protocol is that of docker/docker-credential-helpers: the server's name goes to standard
-//! input, JSON comes from standard output; on failure there is a message instead.
+//! Protocol: <https://github.com/docker/docker-credential-helpers#development>.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -9,24 +8,21 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::{Credential, CredentialsError};
 
-/// How long a helper may take; it may have to ask a cloud's metadata service.
-const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for a helper. Some ask the user or a cloud.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest answer of a helper, in bytes. Tokens of clouds are a few KiB long.
+/// Longest answer of a helper, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
-/// What helpers say for servers that they know nothing of.
+/// What helpers print when they hold nothing for a server. They have no other way to say so.
 const NOT_FOUND: &str = "credentials not found";
 
-/// The user name that marks a secret as an identity token.
-const IDENTITY_TOKEN: &str = "<token>";
-
-/// What docker asks helpers for when it means Docker Hub.
-const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+/// The user name by which a helper marks a refresh token.
+const TOKEN_USER: &str = "<token>";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -35,59 +31,87 @@ struct Answer {
     secret: String,
 }
 
-/// Asks the helper `name` for the credential of `server`. `None`: it has none.
+/// Runs `docker-credential-NAME get` for `server`.
 pub(super) async fn get(
-    directory: Option<&Path>,
     name: &str,
+    directory: Option<&Path>,
     server: &str,
-) -> Result<Option<Credential>, CredentialsError> {
+) -> Result<Credential, CredentialsError> {
+    get_within(name, directory, server, TIMEOUT).await
+}
+
+pub(super) async fn get_within(
+    name: &str,
+    directory: Option<&Path>,
+    server: &str,
+    timeout: Duration,
+) -> Result<Credential, CredentialsError> {
     let program = format!("docker-credential-{name}");
-    let failed = |message: String| CredentialsError::Helper { program: program.clone(), message };
-    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
-        return Err(failed("not the name of a helper".to_owned()));
+    let fail = |message: String| CredentialsError::Helper {
+        program: program.clone(),
+        message,
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if name.is_empty() || !name.bytes().all(plain) {
+        return Err(fail("not a name of a helper".to_owned()));
     }
-    let path = directory.map_or_else(|| program.clone().into(), |d| d.join(&program));
-    let child = Command::new(path)
+    let path = directory.map_or_else(|| (&program).into(), |directory| directory.join(&program));
+    let answer = tokio::time::timeout(timeout, run(&path, server)).await;
+    let timed_out = |_| fail(format!("no answer within {timeout:?}"));
+    let (success, output) = answer
+        .map_err(timed_out)?
+        .map_err(|error| fail(error.to_string()))?;
+    if output.len() as u64 > ANSWER_BYTES_MAX {
+        return Err(fail(format!("the answer is over {ANSWER_BYTES_MAX} bytes")));
+    }
+    if !success {
+        // By the protocol this is a message. It is not shown: a broken helper may put more there.
+        let message = String::from_utf8_lossy(&output);
+        if message.contains(NOT_FOUND) {
+            return Ok(Credential::Anonymous);
+        }
+        return Err(fail("ended with an error".to_owned()));
+    }
+    let answer: Answer =
+        serde_json::from_slice(&output).map_err(|_| fail("the answer is no JSON".to_owned()))?;
+    Ok(match answer {
+        Answer { username, secret } if username.is_empty() && secret.is_empty() => {
+            Credential::Anonymous
+        }
+        Answer { username, secret } if username == TOKEN_USER => Credential::IdentityToken(secret),
+        Answer { username, secret } => Credential::Password {
+            username,
+            password: secret,
+        },
+    })
+}
+
+/// Returns whether the program succeeded and at most one byte more than the longest answer.
+async fn run(program: &Path, server: &str) -> std::io::Result<(bool, Vec<u8>)> {
+    let mut child = Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
-    let server = if server == "docker.io" { DOCKER_HUB } else { server };
-    let talk = tokio::time::timeout(HELPER_TIMEOUT, talk(child, server));
-    let timed_out = |_| failed(format!("no answer within {} s", HELPER_TIMEOUT.as_secs()));
-    let (succeeded, output) =
-        talk.await.map_err(timed_out)?.map_err(|error| failed(error.to_string()))?;
-    if !succeeded {
-        let message = String::from_utf8_lossy(&output);
-        let message: String = message.trim().chars().take(200).collect();
-        return if message.contains(NOT_FOUND) { Ok(None) } else { Err(failed(message)) };
-    }
-    // The parser's message may quote the answer, which holds the secret.
-    let answer: Answer =
-        serde_json::from_slice(&output).map_err(|_| failed("malformed answer".to_owned()))?;
-    match answer {
-        Answer { secret, .. } if secret.is_empty() => Ok(None),
-        Answer { username, .. } if username == IDENTITY_TOKEN => {
-            Err(CredentialsError::IdentityToken)
-        }
-        Answer { username, secret } => Ok(Some(Credential::Basic { username, password: secret })),
-    }
-}
-
-async fn talk(mut child: Child, server: &str) -> std::io::Result<(bool, Vec<u8>)> {
+        .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A helper that answers without having read the question is none of our business.
-        match stdin.write_all(format!("{server}\n").as_bytes()).await {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error),
-            _ => {}
+        match stdin.write_all(server.as_bytes()).await {
+            // A helper that does not read its input may answer all the same.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            other => other?,
         }
     }
     let mut output = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        stdout.take(ANSWER_BYTES_MAX).read_to_end(&mut output).await?;
+        stdout
+            .take(ANSWER_BYTES_MAX + 1)
+            .read_to_end(&mut output)
+            .await?;
+    }
+    if output.len() as u64 > ANSWER_BYTES_MAX {
+        child.kill().await?;
+        return Ok((false, output));
     }
     Ok((child.wait().await?.success(), output))
 }

@@ -15,11 +15,11 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use url::Url;
 
-use super::super::credentials::{Credential, CredentialStore};
-use super::super::error::OciError;
-use super::super::source::ImageReference;
 use super::challenge::Challenge;
 use super::{RegistryOptions, read_bounded, retry};
+use crate::oci::credentials::{Credential, CredentialStore};
+use crate::oci::error::OciError;
+use crate::oci::source::ImageReference;
 
 /// Longest answer of a token server, in bytes.
 const TOKEN_BYTES_MAX: u64 = 256 << 10;

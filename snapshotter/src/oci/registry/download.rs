@@ -1,137 +1,164 @@
-//! A blob from a registry, in spite of connections that break.
+//! The download of one blob, which goes on where a broken connection left off.
 
-use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
 use futures::stream::{self, BoxStream, StreamExt as _};
-use reqwest::header::CONTENT_RANGE;
+use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Response, StatusCode};
 
-use super::backoff::Attempts;
-use super::endpoint::{Endpoint, without_secrets};
+use super::{Connection, retry};
 use crate::oci::blob::BlobStream;
 use crate::oci::digest::OciDigest;
 use crate::oci::error::OciError;
 
-/// Bytes after which earlier trouble is forgotten. This bounds the requests for a blob by its
-/// length however often the connection breaks.
-const PROGRESS_BYTES: u64 = 8 << 20;
+/// Most connections in a row that bring no new byte.
+const STALLS_MAX: u32 = 5;
 
-/// A blob being read. Where the connection breaks, a `Range` request goes on; from a registry
-/// that does not know ranges the bytes before are read again and dropped.
-pub(super) struct Download {
-    endpoint: Arc<Endpoint>,
-    path: String,
-    accept: String,
+/// Most connections for one blob. A layer of 10 GB over a link that breaks every 100 MB arrives.
+const CONNECTIONS_MAX: u32 = 128;
+
+struct Download {
+    connection: Arc<Connection>,
     digest: OciDigest,
     size_bytes: u64,
     /// Bytes passed on.
     at: u64,
-    /// Bytes to drop before the next is passed on.
+    /// Bytes of the present answer to leave out: the server sent the blob from its start.
     skip_bytes: u64,
     body: Option<BoxStream<'static, reqwest::Result<Bytes>>>,
-    attempts: Attempts,
-    /// Where [`Self::attempts`] starts over.
-    forget_at: u64,
+    stalls: u32,
+    connections: u32,
+}
+
+/// Starts the download of a blob. The stream does not check the digest.
+pub(super) async fn open(
+    connection: Arc<Connection>,
+    digest: OciDigest,
+    size_bytes: u64,
+) -> Result<BlobStream, OciError> {
+    let mut download = Download {
+        connection,
+        digest,
+        size_bytes,
+        at: 0,
+        skip_bytes: 0,
+        body: None,
+        stalls: 0,
+        connections: 0,
+    };
+    download.connect().await?;
+    Ok(stream::try_unfold(download, |mut download| async move {
+        Ok(download.next().await?.map(|bytes| (bytes, download)))
+    })
+    .boxed())
 }
 
 impl Download {
-    pub(super) fn new(
-        endpoint: Arc<Endpoint>,
-        path: String,
-        accept: String,
-        digest: OciDigest,
-        size_bytes: u64,
-    ) -> Self {
-        let attempts = endpoint.backoff().start();
-        let (at, skip_bytes, forget_at) = (0, 0, PROGRESS_BYTES);
-        let body = None;
-        Self {
-            endpoint, path, accept, digest, size_bytes, at, skip_bytes, body, attempts, forget_at,
-        }
-    }
-
-    /// Streams the blob. The first request is sent when the stream is first polled.
-    pub(super) fn stream(self) -> BlobStream {
-        stream::try_unfold(self, |mut download| async move {
-            let bytes = download.next().await?;
-            Ok(bytes.map(|bytes| (bytes, download)))
-        })
-        .boxed()
-    }
-
     async fn next(&mut self) -> Result<Option<Bytes>, OciError> {
         loop {
-            let body = match &mut self.body {
-                Some(body) => body,
-                None => {
-                    let response = self.open().await?;
-                    self.body.insert(response.bytes_stream().boxed())
-                }
+            let Some(body) = &mut self.body else {
+                self.reconnect().await?;
+                continue;
             };
             match body.next().await {
-                None => return Ok(None),
                 Some(Ok(bytes)) => {
-                    if let Some(bytes) = self.pass_on(bytes) {
+                    let bytes = self.without_skipped(bytes);
+                    if !bytes.is_empty() {
+                        // Bytes past the end are passed on: the check that follows refuses them.
+                        self.at += bytes.len() as u64;
+                        self.stalls = 0;
                         return Ok(Some(bytes));
                     }
                 }
-                // All is here; only the end of the transfer was not said.
-                Some(Err(_)) if self.at == self.size_bytes && self.at > 0 => return Ok(None),
-                Some(Err(error)) => {
+                ended_or_broken => {
+                    if self.at >= self.size_bytes {
+                        return Ok(None);
+                    }
+                    let error = ended_or_broken.and_then(Result::err).map(retry::describe);
+                    tracing::debug!(digest = %self.digest, at = self.at, ?error, "blob broke off");
                     self.body = None;
-                    let what = self.endpoint.url(&self.path);
-                    let message = without_secrets(error);
-                    self.attempts.wait(OciError::Unavailable { what, message }, None).await?;
                 }
             }
         }
     }
 
-    fn pass_on(&mut self, mut bytes: Bytes) -> Option<Bytes> {
-        let skipped = usize::try_from(self.skip_bytes).unwrap_or(usize::MAX).min(bytes.len());
-        bytes.advance(skipped);
-        self.skip_bytes -= skipped as u64;
-        self.at += bytes.len() as u64;
-        if self.at >= self.forget_at {
-            self.attempts = self.endpoint.backoff().start();
-            self.forget_at = self.at.saturating_add(PROGRESS_BYTES);
-        }
-        (!bytes.is_empty()).then_some(bytes)
+    fn without_skipped(&mut self, mut bytes: Bytes) -> Bytes {
+        let skip = usize::try_from(self.skip_bytes)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        bytes.advance(skip);
+        self.skip_bytes -= skip as u64;
+        bytes
     }
 
-    /// Sends a request for the rest, and checks that the answer starts where it should and has
-    /// the length that it should.
-    async fn open(&mut self) -> Result<Response, OciError> {
-        let response = self.endpoint.get(&self.path, &self.accept, self.at).await?;
-        let start = match response.status() {
-            StatusCode::PARTIAL_CONTENT => range_start(&response),
-            _ => Some(0),
-        };
-        let start = start.filter(|start| *start <= self.at).ok_or_else(|| {
-            OciError::malformed(self.endpoint.url(&self.path), "another range than asked for")
-        })?;
-        self.skip_bytes = self.at - start;
-        if let Some(len) = response.content_length() {
-            let expected = self.size_bytes;
-            let end = start.saturating_add(len);
-            if end != expected {
-                let (digest, longer) = (self.digest.clone(), end > expected);
-                return Err(OciError::Size { digest, expected, longer });
-            }
+    async fn reconnect(&mut self) -> Result<(), OciError> {
+        self.stalls += 1;
+        if self.stalls > STALLS_MAX || self.connections >= CONNECTIONS_MAX {
+            let message = format!(
+                "broke off at byte {} of {}, after {} connections",
+                self.at, self.size_bytes, self.connections
+            );
+            return Err(OciError::Unavailable {
+                what: self.digest.to_string(),
+                message,
+            });
         }
-        Ok(response)
+        self.connection
+            .clock
+            .sleep(retry::backoff(self.stalls))
+            .await;
+        self.connect().await
+    }
+
+    /// Asks for the bytes from `at` on.
+    async fn connect(&mut self) -> Result<(), OciError> {
+        self.connections += 1;
+        let mut headers = HeaderMap::new();
+        if self.at > 0 {
+            let range = format!("bytes={}-", self.at);
+            headers.insert(
+                RANGE,
+                HeaderValue::try_from(range).expect("digits are ASCII"),
+            );
+        }
+        let path = format!("blobs/{}", self.digest);
+        let response = self
+            .connection
+            .get(&path, self.digest.as_str(), &headers)
+            .await?;
+        self.skip_bytes = match response.status() {
+            StatusCode::OK => self.at,
+            StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(self.at) => 0,
+            // The blob ends where the last connection did: shorter than announced.
+            StatusCode::RANGE_NOT_SATISFIABLE => return Err(self.shorter()),
+            _ => {
+                let message = "the registry answers with another range than was asked for";
+                return Err(OciError::malformed(self.digest.as_str(), message));
+            }
+        };
+        self.body = Some(response.bytes_stream().boxed());
+        Ok(())
+    }
+
+    fn shorter(&self) -> OciError {
+        OciError::Size {
+            digest: self.digest.clone(),
+            expected: self.size_bytes,
+            longer: false,
+        }
     }
 }
 
+/// Returns the first position of a partial answer.
 fn range_start(response: &Response) -> Option<u64> {
     let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
-    range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
-}
-
-impl fmt::Debug for Download {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Download({}, at {} of {})", self.digest, self.at, self.size_bytes)
-    }
+    range
+        .trim()
+        .strip_prefix("bytes")?
+        .trim_start()
+        .split_once('-')?
+        .0
+        .parse()
+        .ok()
 }

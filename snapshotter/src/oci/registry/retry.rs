@@ -8,7 +8,7 @@ use nacre_blobstore::Clock;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{RequestBuilder, Response, StatusCode};
 
-use super::super::error::OciError;
+use crate::oci::error::OciError;
 
 /// Most attempts of one request.
 const ATTEMPTS_MAX: u32 = 6;

@@ -1,0 +1,312 @@
+//! The command line as its users write it. Verbs, flags and their names are a contract.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Store OCI images once and start them before they are downloaded
+#[derive(Debug, Parser)]
+#[command(name = "nacre", version, disable_help_subcommand = false)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Directory of caches, upper directories, state and sockets [default: /var/lib/nacre]
+    #[arg(long, global = true, env = "NACRE_ROOT", value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Object store: file:///DIR, s3://BUCKET/PREFIX, gs://, az:// [default: file://ROOT/store]
+    #[arg(long, global = true, env = "NACRE_STORE", value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// Members of the region's cache
+    #[arg(long, global = true, env = "NACRE_REGION_CACHE", value_name = "HOST:PORT,...", value_delimiter = ',')]
+    pub(crate) region_cache: Vec<String>,
+    /// Settings as TOML, with the names of these flags
+    #[arg(long, global = true, env = "NACRE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print one JSON object (or one a line) instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Show progress of long work
+    #[arg(long, global = true, value_enum, default_value_t = ProgressKind::Auto)]
+    pub(crate) progress: ProgressKind,
+    /// Log more; repeat for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Log errors only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressKind {
+    /// Bars on a terminal, else nothing
+    Auto,
+    /// A line from time to time
+    Plain,
+    /// Nothing
+    None,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a command in a new sandbox
+    Run(Run),
+    /// Run a command in a running sandbox
+    Exec(Exec),
+    /// List sandboxes
+    Ps(Ps),
+    /// Stop a sandbox
+    Stop(Stop),
+    /// Remove a sandbox that has ended
+    Rm(Rm),
+    /// Add, list and remove images
+    #[command(subcommand)]
+    Image(ImageVerb),
+    /// Mount an image on a directory
+    Mount(Mount),
+    /// Unmount what `mount` mounted
+    Umount(Umount),
+    /// Inspect and check the object store
+    #[command(subcommand)]
+    Store(StoreVerb),
+    /// Inspect the node's cache
+    #[command(subcommand)]
+    Cache(CacheVerb),
+    /// Serve this node in the foreground; other verbs start it when it is needed
+    Daemon,
+    /// Show what this node can do and how it is set up
+    Info,
+    /// Show the version
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageVerb {
+    /// Add an image to the store
+    Add(ImageAdd),
+    /// List images
+    Ls,
+    /// Show an image
+    Inspect(Named),
+    /// Remove an image's name
+    Rm(Named),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageAdd {
+    /// docker://HOST/REPO:TAG, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE or dir:DIR
+    pub(crate) source: String,
+    /// Name of the image [default: the source's last part and tag]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Platform to choose from an image of several [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Name or id of the image
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mount {
+    /// Name or id of the image
+    pub(crate) name: String,
+    /// Where to mount it
+    pub(crate) directory: PathBuf,
+    /// Accept writes, and discard them at `umount`
+    #[arg(long)]
+    pub(crate) rw: bool,
+    /// How to mount it
+    #[arg(long, value_enum, default_value_t = MountMode::Auto)]
+    pub(crate) mode: MountMode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MountMode {
+    /// The fastest that this node can do
+    Auto,
+    /// Metadata in the kernel; not in this version
+    Kernel,
+    /// All through FUSE
+    Fuse,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Umount {
+    /// Where it is mounted
+    pub(crate) directory: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkKind {
+    None,
+    Host,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuntimeName {
+    Runc,
+    Crun,
+    Runsc,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Name of the sandbox [default: a random one]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Leave it running and print its name
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Remove it when its command ends
+    #[arg(long)]
+    pub(crate) rm: bool,
+    #[command(flatten)]
+    pub(crate) process: Process,
+    /// Show a host directory in the sandbox
+    #[arg(long, value_name = "DIR:PATH[:ro]")]
+    pub(crate) mount: Vec<String>,
+    /// Program that runs the sandbox
+    #[arg(long, value_enum, default_value_t = RuntimeName::Runc)]
+    pub(crate) runtime: RuntimeName,
+    /// Network that the sandbox sees
+    #[arg(long, value_enum, default_value_t = NetworkKind::None)]
+    pub(crate) network: NetworkKind,
+    /// Memory limit, such as 512M or 2G
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) memory: Option<u64>,
+    /// CPU limit, such as 1.5
+    #[arg(long, value_name = "CPUS")]
+    pub(crate) cpus: Option<f64>,
+    /// Name or id of the image
+    pub(crate) image: String,
+    /// Command instead of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// What `run` and `exec` say of a process alike.
+#[derive(Debug, Args)]
+pub(crate) struct Process {
+    /// Pass stdin on
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Set an environment variable; without a value, pass on the caller's
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// User, or user:group, by name or number
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    #[command(flatten)]
+    pub(crate) process: Process,
+    /// Name of the sandbox
+    pub(crate) sandbox: String,
+    /// Command
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// Show those that have ended too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// Name of the sandbox
+    pub(crate) sandbox: String,
+    /// Seconds until it is killed
+    #[arg(short, long, default_value_t = 10)]
+    pub(crate) time: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rm {
+    /// Name of the sandbox
+    pub(crate) sandbox: String,
+    /// Kill it if it is running
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreVerb {
+    /// Check that every image reaches only what is there and right
+    Fsck(Fsck),
+    /// Show how much is stored
+    Stats,
+    /// Check that the store does what nacre relies on
+    Check,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fsck {
+    /// Read and check every byte
+    #[arg(long)]
+    pub(crate) read_data: bool,
+    /// Fill the index anew from the packs themselves
+    #[arg(long)]
+    pub(crate) rebuild_index: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheVerb {
+    /// Show what was read from where
+    Stats,
+}
+
+/// Reads a number of bytes with an optional unit, as docker's `--memory` does.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        unit => return Err(format!("unknown unit {unit:?}")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a number of bytes".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        assert_eq!(parse_bytes("512"), Ok(512));
+        assert_eq!(parse_bytes("512M"), Ok(512 << 20));
+        assert_eq!(parse_bytes("2gib"), Ok(2 << 30));
+        for bad in ["", "M", "1x", "-1", "1.5g", "99999999999g"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! `nacre image`: what is in the store.
+
+mod add;
+mod inspect;
+mod ls;
+mod rm;
+
+use crate::args::ImageVerb;
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+pub(crate) async fn image(settings: &Settings, verb: ImageVerb) -> Result<(), Failure> {
+    match verb {
+        ImageVerb::Add(arguments) => add::add(settings, arguments).await,
+        ImageVerb::Ls => ls::ls(settings).await,
+        ImageVerb::Inspect(named) => inspect::inspect(settings, &named.name).await,
+        ImageVerb::Rm(named) => rm::rm(settings, &named.name).await,
+    }
+}

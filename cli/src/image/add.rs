@@ -1,0 +1,134 @@
+//! `nacre image add`: from a registry, archive, layout or directory into the store.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nacre_blobstore::{Clock, CrashHook, CrashPoint};
+use nacre_snapshotter::layer::LayerLimits;
+use nacre_snapshotter::oci::{self, CredentialStore, Platform, RegistryOptions, Source};
+use nacre_snapshotter::{AddSource, Ingest};
+use serde::Serialize;
+
+use crate::args::ImageAdd;
+use crate::failure::{Failure, USAGE};
+use crate::output::{self, human_bytes};
+use crate::progress;
+use crate::settings::Settings;
+
+#[derive(Debug, Serialize)]
+struct Added {
+    name: String,
+    image: String,
+    tree: String,
+    layers: usize,
+    files: u64,
+    bytes_compressed: u64,
+    bytes_plain: u64,
+    chunks_new: u64,
+    chunks_known: u64,
+    bytes_new_plain: u64,
+    bytes_stored: u64,
+    seconds: f64,
+    unchanged: bool,
+}
+
+pub(super) async fn add(settings: &Settings, arguments: ImageAdd) -> Result<(), Failure> {
+    let began = settings.clock.elapsed();
+    let usage = |error: &dyn std::fmt::Display| {
+        Failure::new("add image", &arguments.source, error).with_code(USAGE)
+    };
+    let source: Source = arguments.source.parse().map_err(|error| usage(&error))?;
+    let name = arguments.name.clone().unwrap_or_else(|| source.default_name());
+    let platform = match &arguments.platform {
+        Some(platform) => platform.parse().map_err(|error| usage(&error))?,
+        None => Platform::host(),
+    };
+    let store = settings.open_store()?;
+    let index = settings.open_index().await?;
+    let ingest = Ingest {
+        store,
+        index,
+        clock: Arc::clone(&settings.clock),
+        limits: LayerLimits::default(),
+        threads: std::thread::available_parallelism().map_or(2, usize::from),
+        holder: format!("process {} of {}", std::process::id(), host_name()),
+        crash: crash_hook(),
+    };
+    let from = match &source {
+        Source::Directory(path) => AddSource::Directory(path.clone()),
+        _ => {
+            let opened = oci::open(&source, &registry_options(&settings.clock)?).await;
+            AddSource::Image(opened.map_err(Failure::of("add image", &arguments.source))?)
+        }
+    };
+    let progress = progress::of_kind(settings.progress);
+    let added = ingest.add(&name, from, &platform, progress).await;
+    let added = added.map_err(Failure::of("add image", &arguments.source))?;
+    let report = Added {
+        name: added.name,
+        image: added.id.to_string(),
+        tree: added.tree.to_string(),
+        layers: added.payload.layers.len(),
+        files: added.payload.files,
+        bytes_compressed: added.payload.bytes_compressed,
+        bytes_plain: added.payload.bytes_plain,
+        chunks_new: added.stats.chunks_new,
+        chunks_known: added.stats.chunks_known,
+        bytes_new_plain: added.stats.bytes_new_plain,
+        bytes_stored: added.stats.bytes_stored,
+        seconds: settings.clock.elapsed().saturating_sub(began).as_secs_f64(),
+        unchanged: added.unchanged,
+    };
+    if settings.json {
+        return output::json(&report);
+    }
+    output::line(&format!(
+        "{}: {} files, {} plain; {} new, stored as {} in {:.1} s",
+        report.name,
+        report.files,
+        human_bytes(report.bytes_plain),
+        human_bytes(report.bytes_new_plain),
+        human_bytes(report.bytes_stored),
+        report.seconds
+    ))
+}
+
+/// Docker's credentials, where docker looks for them.
+fn registry_options(clock: &Arc<dyn Clock>) -> Result<RegistryOptions, Failure> {
+    let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
+    let file = directory.or_else(home).map(|directory| directory.join("config.json"));
+    let credentials = match file.filter(|file| file.exists()) {
+        Some(file) => {
+            let object = file.display().to_string();
+            CredentialStore::load(&file)
+                .map_err(|error| Failure::new("read credentials", &object, &error))?
+        }
+        None => CredentialStore::anonymous(),
+    };
+    let proxy = std::env::var_os("HTTPS_PROXY").and_then(|proxy| proxy.into_string().ok());
+    let clock = Arc::clone(clock);
+    Ok(RegistryOptions { credentials, proxy, clock, ..RegistryOptions::default() })
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Dies at the point, or its n-th passing, that `NACRE_CRASH_AT=POINT[:N]` names: a test's aid.
+fn crash_hook() -> CrashHook {
+    let Some(at) = std::env::var_os("NACRE_CRASH_AT").and_then(|at| at.into_string().ok()) else {
+        return CrashHook::default();
+    };
+    let (name, count) = at.split_once(':').unwrap_or((&at, "1"));
+    let left = std::sync::atomic::AtomicU64::new(count.parse().unwrap_or(1));
+    let point = CrashPoint::ALL.into_iter().find(|point| point.name() == name);
+    CrashHook::new(move |reached| {
+        use std::sync::atomic::Ordering;
+        if Some(reached) == point && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let me = rustix::process::getpid();
+            // Nothing is left to do when even that fails.
+            rustix::process::kill_process(me, rustix::process::Signal::KILL).unwrap_or(());
+        }
+    })
+}

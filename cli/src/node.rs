@@ -1,0 +1,78 @@
+//! Reaching the daemon of a root, and starting it when none answers.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nacre_snapshotter::{Client, ClientError, NodeInfo};
+
+use crate::failure::{BUSY, Failure};
+use crate::settings::Settings;
+
+/// How long a daemon may take to start.
+const START_DEADLINE: Duration = Duration::from_secs(20);
+/// Between two looks for it.
+const START_POLL: Duration = Duration::from_millis(20);
+
+/// Returns a client of the daemon of this root, started if need be.
+pub(crate) async fn client(settings: &Settings) -> Result<Client, Failure> {
+    let client = Client::new(settings.socket());
+    let info = match client.info().await {
+        Err(ClientError::NotRunning(_)) => start(settings, &client).await?,
+        info => info.map_err(Failure::of("reach", "the daemon"))?,
+    };
+    let ours = settings.store.to_string();
+    if info.store == ours {
+        return Ok(client);
+    }
+    let cause = format!("it serves {}, not {ours}", info.store);
+    let hint = format!("stop it (kill {}) or use another --root", info.pid);
+    Err(Failure::new("use", "this root's daemon", &cause).with_code(BUSY).with_hint(hint))
+}
+
+async fn start(settings: &Settings, client: &Client) -> Result<NodeInfo, Failure> {
+    let log_path = settings.root.join("daemon.log");
+    let fail = |error: &dyn std::fmt::Display| {
+        Failure::new("start", "the daemon", error)
+            .with_hint(format!("its log is {}", log_path.display()))
+    };
+    std::fs::create_dir_all(&settings.root).map_err(|error| fail(&error))?;
+    let log = OpenOptions::new().create(true).append(true).open(&log_path);
+    let log: File = log.map_err(|error| fail(&error))?;
+    let errors = log.try_clone().map_err(|error| fail(&error))?;
+    let program = std::env::current_exe().map_err(|error| fail(&error))?;
+    let mut command = Command::new(program);
+    command
+        .arg("daemon")
+        .arg("--root")
+        .arg(&settings.root)
+        .args(["--store", &settings.store.to_string()])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        // A group of its own: the terminal's interrupts are not for the daemon.
+        .process_group(0);
+    if !settings.region_cache.is_empty() {
+        command.args(["--region-cache", &settings.region_cache.join(",")]);
+    }
+    let mut daemon = command.spawn().map_err(|error| fail(&error))?;
+    let deadline = settings.clock.elapsed() + START_DEADLINE;
+    loop {
+        match client.info().await {
+            Ok(info) => return Ok(info),
+            Err(ClientError::NotRunning(_)) => {}
+            Err(error) => return Err(fail(&error)),
+        }
+        // Another command may have started one at the same time; ours ends then, and its answers.
+        let ended = daemon.try_wait().map_err(|error| fail(&error))?;
+        if let Some(status) = ended.filter(|status| status.code() != Some(BUSY.into())) {
+            return Err(fail(&format!("it ended with {status}")));
+        }
+        if settings.clock.elapsed() > deadline {
+            return Err(fail(&"it does not answer"));
+        }
+        settings.clock.sleep(START_POLL).await;
+    }
+}

@@ -1,0 +1,53 @@
+//! What users see: data on stdout, everything else on stderr.
+
+use std::io::Write;
+
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::Global;
+use crate::failure::Failure;
+
+/// Starts logging to stderr; `RUST_LOG` overrules the flags.
+pub(crate) fn start_logging(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        (false, 2) => "debug",
+        (false, _) => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}
+
+/// Prints a line of data. A reader that has gone away ends the command quietly.
+pub(crate) fn line(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new("write", "output", &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints an object as one line of JSON.
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value);
+    line(&text.map_err(|error| Failure::new("write", "output", &error))?)
+}
+
+/// Tells the user something in passing.
+#[expect(clippy::print_stderr, reason = "notes to users are not log lines")]
+pub(crate) fn note(text: &str) {
+    eprintln!("nacre: {text}");
+}
+
+/// Writes a number of bytes as people read it.
+pub(crate) fn human_bytes(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}

@@ -1,0 +1,113 @@
+//! `nacre run`: a command in a new sandbox.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use nacre_launcher::{
+    ExtraMount, ImageDefaults, LaunchError, Network, ProcessOverrides, RuntimeKind, SandboxSpec,
+    Started,
+};
+use nacre_snapshotter::OpenedImage;
+use nacre_snapshotter::oci::ImageConfig;
+
+use super::{environment, launcher, own_streams};
+use crate::args::{NetworkKind, Run, RuntimeName};
+use crate::failure::{Failure, USAGE};
+use crate::node;
+use crate::output;
+use crate::settings::Settings;
+
+/// What docker exits with when it could not run a command for its own reasons.
+const NOT_RUN: u8 = 125;
+
+pub(crate) async fn run(settings: &Settings, arguments: Run) -> Result<ExitCode, Failure> {
+    let began = settings.clock.elapsed();
+    let image = arguments.image.clone();
+    let detach = arguments.detach;
+    let client = node::client(settings).await.map_err(|failure| failure.with_code(NOT_RUN))?;
+    let opened = client.open_image(&image).await.map_err(Failure::of("run", &image))?;
+    let spec = spec(arguments, opened)?;
+    let launcher = launcher(settings)?;
+    let before = settings.clock.elapsed().saturating_sub(began);
+    let fail = |error: LaunchError| {
+        let code = error.exit_code();
+        Failure::of("run", &image)(error).with_code(code)
+    };
+    let report = |started: &Started| {
+        output::json(&serde_json::json!({
+            "sandbox": started.name,
+            "seconds_to_start": (before + started.time_to_start).as_secs_f64(),
+        }))
+    };
+    if detach {
+        let started = launcher.start(spec).await.map_err(fail)?;
+        if settings.json {
+            report(&started)?;
+        } else {
+            output::line(&started.name)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let outcome = launcher.run(spec, own_streams()?).await.map_err(fail)?;
+    if settings.json {
+        report(&outcome.started)?;
+    }
+    Ok(ExitCode::from(outcome.exit_code))
+}
+
+fn spec(arguments: Run, opened: OpenedImage) -> Result<SandboxSpec, Failure> {
+    let config = ImageConfig::parse(opened.config.as_bytes())
+        .map_err(Failure::of("read config of", &arguments.image))?;
+    let process = arguments.process;
+    let mounts = arguments.mount.iter().map(|mount| extra_mount(mount));
+    Ok(SandboxSpec {
+        name: arguments.name,
+        image: arguments.image,
+        rootfs_lower: opened.lower,
+        defaults: ImageDefaults {
+            entrypoint: config.entrypoint,
+            command: config.cmd,
+            env: config.env,
+            cwd: config.working_dir,
+            user: config.user,
+            stop_signal: config.stop_signal,
+        },
+        overrides: ProcessOverrides {
+            command: arguments.command,
+            env: environment(process.env),
+            cwd: process.workdir,
+            user: process.user,
+        },
+        terminal: process.tty,
+        interactive: process.interactive,
+        mounts: mounts.collect::<Result<_, _>>()?,
+        network: match arguments.network {
+            NetworkKind::None => Network::None,
+            NetworkKind::Host => Network::Host,
+        },
+        memory_bytes: arguments.memory,
+        cpus: arguments.cpus,
+        hostname: None,
+        runtime: match arguments.runtime {
+            RuntimeName::Runc => RuntimeKind::Runc,
+            RuntimeName::Crun => RuntimeKind::Crun,
+            RuntimeName::Runsc => RuntimeKind::Runsc,
+        },
+        remove_on_exit: arguments.rm,
+    })
+}
+
+/// Reads `DIR:PATH[:ro]`.
+fn extra_mount(text: &str) -> Result<ExtraMount, Failure> {
+    let usage = |cause: &str| Failure::new("mount", text, &cause).with_code(USAGE);
+    let (text, read_only) = match text.strip_suffix(":ro") {
+        Some(rest) => (rest, true),
+        None => (text, false),
+    };
+    let (source, target) = text.split_once(':').ok_or_else(|| usage("it is not DIR:PATH[:ro]"))?;
+    let source = PathBuf::from(source);
+    if !source.is_absolute() || !target.starts_with('/') {
+        return Err(usage("both paths must be absolute"));
+    }
+    Ok(ExtraMount { source, target: target.into(), read_only })
+}

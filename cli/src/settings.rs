@@ -1,0 +1,138 @@
+//! Where everything is: flags before environment before the settings file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nacre_blobstore::{
+    BlobStore, ChunkIndex, Clock, Digest, IndexError, StoreOptions, StoreUrl, SystemClock,
+    open_store,
+};
+use serde::Deserialize;
+
+use crate::args::{Global, ProgressKind};
+use crate::failure::{Failure, USAGE};
+use crate::output;
+
+const DEFAULT_ROOT: &str = "/var/lib/nacre";
+/// Between two looks at an index that another process uses.
+const INDEX_POLL_MS: u64 = 200;
+
+/// The settings file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct SettingsFile {
+    root: Option<PathBuf>,
+    store: Option<String>,
+    #[serde(default)]
+    region_cache: Vec<String>,
+}
+
+/// What every verb works with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) root: PathBuf,
+    pub(crate) store: StoreUrl,
+    pub(crate) region_cache: Vec<String>,
+    pub(crate) json: bool,
+    pub(crate) progress: ProgressKind,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The verb sees to signals itself.
+    pub(crate) forwards_signals: bool,
+}
+
+impl Settings {
+    pub(crate) fn resolve(global: Global) -> Result<Self, Failure> {
+        let file = match &global.config {
+            Some(path) => read_file(path)?,
+            None => SettingsFile::default(),
+        };
+        let root = global.root.or(file.root).unwrap_or_else(|| DEFAULT_ROOT.into());
+        let root = std::path::absolute(&root)
+            .map_err(|error| Failure::new("use root", &root.display().to_string(), &error))?;
+        let store = match global.store.or(file.store) {
+            Some(url) => url.parse().map_err(|error: nacre_blobstore::StoreUrlError| {
+                Failure::new("use store", &url, &error).with_code(USAGE)
+            })?,
+            None => StoreUrl::directory(root.join("store")),
+        };
+        let region_cache =
+            if global.region_cache.is_empty() { file.region_cache } else { global.region_cache };
+        Ok(Self {
+            root,
+            store,
+            region_cache,
+            json: global.json,
+            progress: global.progress,
+            clock: Arc::new(SystemClock::new()),
+            forwards_signals: false,
+        })
+    }
+
+    /// Opens the object store, with the credentials that the environment holds.
+    pub(crate) fn open_store(&self) -> Result<Arc<dyn BlobStore>, Failure> {
+        let mut options = StoreOptions::new(Arc::clone(&self.clock), self.seed());
+        options.config = cloud_environment();
+        open_store(&self.store, &options)
+            .map_err(Failure::of("open store", &self.store.to_string()))
+    }
+
+    /// Returns a number that other processes do not have.
+    pub(crate) fn seed(&self) -> u64 {
+        u64::from(std::process::id()) << 42 ^ self.clock.now_ms()
+    }
+
+    /// Opens the index that ingests and checks of this root share; waits while another process
+    /// uses it.
+    pub(crate) async fn open_index(&self) -> Result<Arc<ChunkIndex>, Failure> {
+        let path = self.index_path("ingest");
+        let mut told = false;
+        loop {
+            match ChunkIndex::open(&path) {
+                Err(IndexError::Busy { .. }) => {
+                    if !told {
+                        output::note("waiting for another nacre that uses this root's index");
+                        told = true;
+                    }
+                    self.clock.sleep(std::time::Duration::from_millis(INDEX_POLL_MS)).await;
+                }
+                opened => {
+                    let object = path.display().to_string();
+                    return opened.map(Arc::new).map_err(Failure::of("open index", &object));
+                }
+            }
+        }
+    }
+
+    /// Returns the folder of an index of this store's packs. Each user of it has one: a database
+    /// has one process.
+    pub(crate) fn index_path(&self, user: &str) -> PathBuf {
+        let store = Digest::of(self.store.to_string().as_bytes()).to_string();
+        self.root.join("index").join(format!("{user}-{}", &store[..16]))
+    }
+
+    /// Returns the socket of this root's daemon.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.root.join("nacre.sock")
+    }
+}
+
+fn read_file(path: &Path) -> Result<SettingsFile, Failure> {
+    let object = path.display().to_string();
+    let fail = |error: &dyn std::fmt::Display| {
+        Failure::new("read settings", &object, error).with_code(USAGE)
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
+    toml::from_str(&text).map_err(|error| fail(&error.message()))
+}
+
+/// The environment variables that the clouds' own tools read.
+fn cloud_environment() -> BTreeMap<String, String> {
+    let is_cloud = |name: &str| {
+        ["AWS_", "GOOGLE_", "AZURE_", "GCS_"].iter().any(|prefix| name.starts_with(prefix))
+    };
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| is_cloud(name))
+        .collect()
+}

@@ -1,0 +1,16 @@
+//! The node daemon: one process, one FUSE mount, all images of a node.
+//!
+//! [`Node`] holds the index of the packs that this node's images need, the reader over the tiers,
+//! the node cache and the mount. It is driven through the control API: HTTP with JSON on a unix
+//! socket, described by `docs/openapi.yaml`. Mounting images elsewhere and running sandboxes is up
+//! to the callers, who find the trees below the mount.
+
+mod api;
+mod client;
+mod node;
+mod server;
+
+pub use api::{CacheStats, NodeInfo, OpenedImage, TierCount};
+pub use client::{Client, ClientError};
+pub use node::{Node, NodeError, NodeOptions};
+pub use server::{ServeError, serve};

@@ -1,0 +1,90 @@
+//! What is said over the control API.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/images/open`: make an image readable below the mount.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct OpenRequest {
+    /// Name or id.
+    pub(super) image: String,
+}
+
+/// An image that is readable on this node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OpenedImage {
+    /// The id of its record.
+    pub image: String,
+    /// Its root tree.
+    pub tree: String,
+    /// Its OCI config.
+    pub config: String,
+    /// Where its tree is, with all its attributes.
+    pub view: PathBuf,
+    /// The same for use as the lower layer of an overlay: the image's own overlay attributes are
+    /// escaped.
+    pub lower: PathBuf,
+}
+
+/// `GET /v1/info`: what the daemon is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Version of nacre.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The store that it reads.
+    pub store: String,
+    /// Where the content is mounted.
+    pub mount: PathBuf,
+    /// Resident memory in bytes.
+    pub rss_bytes: u64,
+    /// Inodes that the kernel knows of the mount.
+    pub inodes: usize,
+    /// Packs whose index is known.
+    pub packs: usize,
+}
+
+/// Reads and bytes from one tier.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct TierCount {
+    /// Reads.
+    pub reads: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// `GET /v1/cache/stats`: where reads were served from since the daemon started.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct CacheStats {
+    /// Reads that the kernel's page cache answered: not visible from here, always 0.
+    pub page_cache_unknown: TierCount,
+    /// Reads answered from the node's disk.
+    pub node: TierCount,
+    /// Frames fetched from the region's cache; bytes as stored.
+    pub region: TierCount,
+    /// Frames fetched from the object store; bytes as stored.
+    pub origin: TierCount,
+    /// Frames that did not match their hash.
+    pub corrupt: u64,
+    /// Reads that failed.
+    pub failed_reads: u64,
+    /// Median wait of reads that were fetched for.
+    pub waits_ms_p50: f64,
+    /// 99th percentile of these.
+    pub waits_ms_p99: f64,
+    /// Plain bytes given to the kernel.
+    pub bytes_read_by_sandbox: u64,
+    /// Bytes fetched, as stored.
+    pub bytes_fetched: u64,
+}
+
+/// The body of every answer that is not 200.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Refusal {
+    /// What went wrong.
+    pub(super) error: String,
+    /// The exit code that a command should end with because of it.
+    pub(super) code: u8,
+}

@@ -1,0 +1,132 @@
+//! The control API's client.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::api::{CacheStats, NodeInfo, OpenRequest, OpenedImage, Refusal};
+
+/// How long an answer may take; opening an image reads from the store.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
+/// Longest answer: a config of 8 MiB, escaped as JSON.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Why the daemon did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No daemon listens.
+    #[error("no daemon answers on {0}")]
+    NotRunning(PathBuf),
+    /// It refused.
+    #[error("{error}")]
+    Refused {
+        /// Its reason.
+        error: String,
+        /// The exit code that it asks for.
+        code: u8,
+    },
+    /// It did not answer in time.
+    #[error("the daemon did not answer in time")]
+    TimedOut,
+    /// The connection broke.
+    #[error("talk to the daemon: {0}")]
+    Connection(String),
+}
+
+/// Talks to the daemon on a socket. Each call is a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// Talks to whoever listens on `socket`.
+    pub const fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// Returns the socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Asks what the daemon is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn info(&self) -> Result<NodeInfo, ClientError> {
+        self.call(Method::GET, "/v1/info", &()).await
+    }
+
+    /// Asks where reads were served from.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn cache_stats(&self) -> Result<CacheStats, ClientError> {
+        self.call(Method::GET, "/v1/cache/stats", &()).await
+    }
+
+    /// Makes an image readable below the daemon's mount.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn open_image(&self, image: &str) -> Result<OpenedImage, ClientError> {
+        let request = OpenRequest { image: image.to_owned() };
+        self.call(Method::POST, "/v1/images/open", &request).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<T, ClientError> {
+        let answer = tokio::time::timeout(ANSWER_DEADLINE, self.exchange(method, path, body));
+        let (ok, bytes) = answer.await.map_err(|_| ClientError::TimedOut)??;
+        if ok {
+            return serde_json::from_slice(&bytes).map_err(broken);
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(Refusal { error, code }) => Err(ClientError::Refused { error, code }),
+            Err(_) => Err(ClientError::Connection(String::from_utf8_lossy(&bytes).into_owned())),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<(bool, Bytes), ClientError> {
+        let stream = UnixStream::connect(&self.socket).await;
+        let stream = stream.map_err(|_| ClientError::NotRunning(self.socket.clone()))?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await.map_err(broken)?;
+        let driver = tokio::spawn(connection);
+        let body = serde_json::to_vec(body).map_err(broken)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "nacre")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(broken)?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let ok = response.status().is_success();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| ClientError::Connection(error.to_string()))?;
+        driver.abort();
+        Ok((ok, body.to_bytes()))
+    }
+}
+
+fn broken(error: impl std::fmt::Display) -> ClientError {
+    ClientError::Connection(error.to_string())
+}

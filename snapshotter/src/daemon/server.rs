@@ -1,0 +1,92 @@
+//! The control API's server.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use nacre_blobstore::{CatalogError, RecordError, RefError, StoreError};
+use tokio::net::UnixListener;
+
+use super::api::{OpenRequest, Refusal};
+use super::node::{Node, NodeError};
+use crate::image::ImageError;
+
+/// Why the control API cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("serve {socket}: {source}")]
+pub struct ServeError {
+    socket: PathBuf,
+    source: std::io::Error,
+}
+
+/// Serves the control API of `node` on `socket` until `until` is done. The caller holds the lock
+/// that keeps a second daemon away, so a socket that is there was left by a dead one.
+///
+/// # Errors
+/// [`ServeError`] when the socket cannot be made.
+pub async fn serve(
+    node: Arc<Node>,
+    socket: &Path,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let fail = |source| ServeError { socket: socket.to_owned(), source };
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(fail)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+    let routes = Router::new()
+        .route("/v1/info", get(info))
+        .route("/v1/cache/stats", get(cache_stats))
+        .route("/v1/images/open", post(open_image))
+        .with_state(node);
+    axum::serve(listener, routes).with_graceful_shutdown(until).await.map_err(fail)
+}
+
+async fn info(State(node): State<Arc<Node>>) -> Response {
+    answer(node.info())
+}
+
+async fn cache_stats(State(node): State<Arc<Node>>) -> Response {
+    answer(Ok(node.cache_stats()))
+}
+
+async fn open_image(State(node): State<Arc<Node>>, Json(request): Json<OpenRequest>) -> Response {
+    answer(node.open_image(&request.image).await)
+}
+
+fn answer<T: serde::Serialize>(result: Result<T, NodeError>) -> Response {
+    match result {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => {
+            let (status, code) = class(&error);
+            (status, Json(Refusal { error: error.to_string(), code })).into_response()
+        }
+    }
+}
+
+/// Maps an error to its HTTP status and to the exit code of the command that met it.
+fn class(error: &NodeError) -> (StatusCode, u8) {
+    let of_store = |error: &StoreError| match error {
+        StoreError::NotFound(_) => (StatusCode::NOT_FOUND, 10),
+        StoreError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, 124),
+        _ => (StatusCode::BAD_GATEWAY, 1),
+    };
+    const CORRUPT: (StatusCode, u8) = (StatusCode::BAD_GATEWAY, 12);
+    match error {
+        NodeError::Image(ImageError::NotFound(_)) => (StatusCode::NOT_FOUND, 10),
+        NodeError::Image(ImageError::Name(_)) => (StatusCode::BAD_REQUEST, 2),
+        NodeError::Image(ImageError::Ref(RefError::Store { source, .. }))
+        | NodeError::Image(ImageError::Record { source: RecordError::Store(source), .. })
+        | NodeError::Catalog(CatalogError::Store(source)) => of_store(source),
+        NodeError::Image(ImageError::Ref(_) | ImageError::Record { .. })
+        | NodeError::Catalog(CatalogError::Corrupt { .. }) => CORRUPT,
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, 1),
+    }
+}
