@@ -3,6 +3,10 @@ use crate::frame::compress;
 use crate::{ContentId, Digest, TreeId};
 
 fn pack(kind: PackKind) -> FinishedPack {
+    pack_with(kind, |plain| compress(plain).unwrap())
+}
+
+fn pack_with(kind: PackKind, compress: impl Fn(&[u8]) -> Vec<u8>) -> FinishedPack {
     let mut pack = PackBuilder::new(kind);
     for frame in 0..3_u8 {
         let plain: Vec<Vec<u8>> = (0..4_u8).map(|i| vec![frame * 16 + i; usize::from(i)]).collect();
@@ -18,7 +22,7 @@ fn pack(kind: PackKind) -> FinishedPack {
                 (Item { kind, hash }, u32::try_from(bytes.len()).unwrap())
             })
             .collect();
-        pack.push_frame(&compress(&plain.concat()).unwrap(), &items);
+        pack.push_frame(&compress(&plain.concat()), &items);
     }
     pack.finish()
 }
@@ -71,9 +75,10 @@ fn names_are_read_off_their_keys() {
 }
 
 /// The encodings of fixed input must never change: stores written by one version are read by all
-/// later ones.
+/// later ones. Frames stay plain here, because zstd may compress better one day.
 #[test]
 fn golden_ids() {
-    let ids: Vec<String> = PackKind::ALL.map(|kind| pack(kind).name.id.to_string()).to_vec();
-    assert_eq!(ids, ["", ""]);
+    let id = |kind| pack_with(kind, <[u8]>::to_vec).name.id.to_string();
+    assert_eq!(id(PackKind::Data), "467a00be104fd15037cd5ffd9438f221b60c5a73e791c573dccf1e68cb3a6620");
+    assert_eq!(id(PackKind::Tree), "0717319c56c2a3f869eacee8951b72ff946ae6ddcfcc68de05100921d1254b32");
 }

@@ -40,7 +40,7 @@ fn sample() -> Tree {
 fn golden_id() {
     let (id, bytes) = sample().encode().unwrap();
     assert_eq!(Tree::decode(id, &bytes), Ok(sample()));
-    assert_eq!(id.to_string(), "GOLDEN");
+    assert_eq!(id.to_string(), "e764a5575841f1dc4fbf08441bddea67cca1ad730b424c511a091b2affd33031");
 }
 
 #[test]
