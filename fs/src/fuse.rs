@@ -35,7 +35,8 @@ const REQUEST_BYTES_MAX: u32 = 1 << 20;
 /// Read-ahead requests that the kernel sends at once.
 const BACKGROUND_MAX: u16 = 64;
 
-/// What is asked of the kernel, each where it has it. `docs/` has what each is worth.
+/// What is asked of the kernel, each where it has it. It has no cache for extended attributes:
+/// those cost a request each time.
 const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_NO_OPEN_SUPPORT,
     InitFlags::FUSE_NO_OPENDIR_SUPPORT,

@@ -24,6 +24,7 @@ mod layout;
 mod local;
 mod partial;
 mod single_flight;
+mod survey;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 pub use counters::NodeCacheStats;
+pub use survey::{NodeCacheCheck, NodeCacheUsage};
 
 use crate::ContentReader;
 use counters::Counters;

@@ -370,7 +370,7 @@ fn readers_that_wait_hold_up_nobody_else_and_can_be_killed() {
             clock.elapsed() < delay * 3 / 4,
             "{what} {:?}",
             clock.elapsed()
-        )
+        );
     };
     assert_eq!(fs::symlink_metadata(root.join("slow-3")).unwrap().len(), 6);
     let fast = fs::File::open(root.join("fast")).unwrap();

@@ -16,7 +16,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nacre_blobstore::ContentId;
@@ -25,6 +25,8 @@ use rustix::io::Errno;
 
 /// Mode of the content files, so that overlayfs can open them for any user.
 const CONTENT_MODE: u32 = 0o644;
+/// Unit in which stat(2) counts the space of a file.
+const STAT_BLOCK_BYTES: u64 = 512;
 const FOLDERS: [&str; 5] = ["store", "arrivals", "partial", "unverified", "incoming"];
 
 /// The folders of an open node cache.
@@ -207,6 +209,18 @@ impl Layout {
         remove(&self.partial(content));
     }
 
+    /// Lists one shard of a folder: contents with their bytes on disk. What is no content's name
+    /// is left out, and so is what goes away meanwhile.
+    pub(super) fn list(&self, folder: &str, shard: u8) -> io::Result<Vec<(ContentId, u64)>> {
+        let shard = format!("{shard:02x}");
+        list_files(&self.folder.join(folder).join(&shard), &shard)
+    }
+
+    /// Lists the partial contents with their bytes on disk.
+    pub(super) fn list_partial(&self) -> io::Result<Vec<(ContentId, u64)>> {
+        list_files(&self.folder.join("partial"), "")
+    }
+
     /// Checks a complete content again; `None` when there is none.
     pub(super) fn check(&self, content: ContentId) -> Option<bool> {
         let mut files = ["store", "arrivals"]
@@ -254,6 +268,22 @@ fn move_files(from: &Path, to: &Path) -> io::Result<()> {
         rename(file.path(), to.join(file.file_name()))?;
     }
     Ok(())
+}
+
+fn list_files(folder: &Path, prefix: &str) -> io::Result<Vec<(ContentId, u64)>> {
+    let files = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        files => files?,
+    };
+    let mut contents = Vec::new();
+    for file in files {
+        let file = file?;
+        let id = format!("{prefix}{}", file.file_name().to_string_lossy()).parse();
+        if let (Ok(id), Ok(metadata)) = (id, file.metadata()) {
+            contents.push((id, metadata.blocks() * STAT_BLOCK_BYTES));
+        }
+    }
+    Ok(contents)
 }
 
 /// Removes a file that may be gone already. One that cannot be removed is never trusted: every

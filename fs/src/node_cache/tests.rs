@@ -389,6 +389,54 @@ async fn bit_rot_found_by_verify_and_files_cut_while_open_are_fetched_again() {
 }
 
 #[tokio::test]
+async fn a_survey_counts_what_is_there_and_drops_what_is_bad() {
+    let node = Node::new();
+    let contents: Vec<_> = (0..5).map(|seed| pseudo_random(5_000, seed)).collect();
+    let ids: Vec<_> = contents
+        .iter()
+        .map(|c| node.reader.add_content(c, CHUNK_BYTES))
+        .collect();
+    for id in &ids {
+        node.read_all(*id, 5_000).await.unwrap();
+    }
+    let large = pseudo_random(10 * CHUNK_BYTES, 9);
+    let partial = node.reader.add_content(&large, CHUNK_BYTES);
+    let offset = 5 * CHUNK_BYTES as u64;
+    node.cache
+        .read(partial, large.len() as u64, offset, 1)
+        .await
+        .unwrap();
+    let node = node.kill_and_restart().await;
+    for id in &ids[..3] {
+        node.read_all(*id, 5_000).await.unwrap();
+    }
+    let usage = node.cache.usage().await.unwrap();
+    assert_eq!(
+        (usage.contents, usage.unverified, usage.partials),
+        (3, 2, 1)
+    );
+    assert_eq!(
+        (usage.content_bytes, usage.unverified_bytes),
+        (3 * 8192, 2 * 8192)
+    );
+    assert!((CHUNK_BYTES as u64..offset).contains(&usage.partial_bytes));
+    let file = fs::File::options()
+        .write(true)
+        .open(node.file("store", ids[1]))
+        .unwrap();
+    file.write_all_at(b"rot", 3_000).unwrap();
+    let check = node.cache.verify_all().await.unwrap();
+    assert_eq!(
+        check,
+        NodeCacheCheck {
+            checked: 3,
+            corrupt: vec![ids[1]]
+        }
+    );
+    assert_eq!(node.cache.usage().await.unwrap().contents, 2);
+}
+
+#[tokio::test]
 async fn a_fetch_outlives_the_reader_that_asked() {
     let node = Node::new();
     node.reader.delay(Duration::from_millis(20));
