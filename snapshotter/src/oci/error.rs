@@ -111,10 +111,37 @@ impl OciError {
         matches!(self, Self::Unavailable { .. })
     }
 
-    pub(crate) fn malformed(what: impl Into<String>, message: impl ToString) -> Self {
+    pub(crate) fn malformed(what: impl Into<String>, cause: impl Into<Cause>) -> Self {
         Self::Malformed {
             what: what.into(),
-            message: message.to_string(),
+            message: cause.into().0,
         }
+    }
+}
+
+/// What is wrong with a document, in words.
+pub(crate) struct Cause(String);
+
+impl From<&str> for Cause {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<String> for Cause {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<serde_json::Error> for Cause {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<url::ParseError> for Cause {
+    fn from(error: url::ParseError) -> Self {
+        Self(error.to_string())
     }
 }

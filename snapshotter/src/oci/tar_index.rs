@@ -67,7 +67,7 @@ impl TarIndex {
         let mut extensions = Extensions::default();
         let mut at = 0;
         while at < index.file.len() {
-            let mut block = [0; BLOCK_BYTES as usize];
+            let mut block = *Header::new_old().as_bytes();
             if index.file.len() - at < BLOCK_BYTES {
                 return Err(index.malformed("ends inside a header"));
             }

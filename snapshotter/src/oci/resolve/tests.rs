@@ -94,7 +94,7 @@ async fn an_index_gives_the_image_of_the_platform() {
     );
     match memory.find("linux/riscv64").await {
         Err(OciError::NoPlatform { offered, .. }) => {
-            assert_eq!(offered, "linux/amd64, linux/arm64")
+            assert_eq!(offered, "linux/amd64, linux/arm64");
         }
         other => panic!("{other:?}"),
     }
