@@ -1,6 +1,6 @@
 //! The node's disk tier: contents in local files, fetched once and checked where they enter.
 //!
-//! Owns the folders below `ROOT/cache` (see [`layout`](self::layout) for their shape) and every
+//! Owns the folders below `ROOT/cache` (see [`layout`] for their shape) and every
 //! read of file bytes on the node. Promises:
 //!
 //! - Only bytes that matched their hash are served. Chunks are checked by the reader as they
