@@ -163,6 +163,14 @@ impl fmt::Debug for LayerPath {
 }
 
 #[cfg(test)]
+impl LayerPath {
+    /// Makes a path as an archive writes it.
+    pub(crate) fn of(path: &str) -> Self {
+        Self::parse(path.as_bytes(), &LayerLimits::default()).unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -79,8 +79,10 @@ fn encode_directory<E: From<TreeError>>(
     groups: &Groups,
     sink: &mut impl FnMut(TreeId, &[u8]) -> Result<(), E>,
 ) -> Result<TreeId, E> {
-    // A group's size depends on names elsewhere, so its directories are encoded each time.
+    // A group's name and size depend on names elsewhere, so its directories are encoded each time;
+    // also once more when the group is gone, which nothing in the directory itself tells.
     let mut reusable = true;
+    let mut grouped = false;
     let mut entries = Vec::with_capacity(at.children.len());
     for (name, child) in &mut at.children {
         let (attributes, node, hard_link) = match child {
@@ -92,7 +94,7 @@ fn encode_directory<E: From<TreeError>>(
             }
             Child::Inode(inode) => {
                 let hard_link = groups.get(&Arc::as_ptr(inode)).copied();
-                reusable &= hard_link.is_none();
+                grouped |= hard_link.is_some();
                 let node = match &inode.leaf {
                     Leaf::File { content, size_bytes } => {
                         Node::File { content: *content, size_bytes: *size_bytes }
@@ -104,11 +106,11 @@ fn encode_directory<E: From<TreeError>>(
         };
         entries.push(Entry { name: name.clone(), attributes, node, hard_link });
     }
-    if let (Some(id), true) = (at.encoded, reusable) {
+    if let (Some(id), true, false) = (at.encoded, reusable, grouped) {
         return Ok(id);
     }
     let (id, bytes) = Tree::new(entries)?.encode()?;
     sink(id, &bytes)?;
-    at.encoded = Some(id);
+    at.encoded = (!grouped).then_some(id);
     Ok(id)
 }
