@@ -54,10 +54,11 @@ pub async fn load_packs(
     Ok(())
 }
 
-/// Makes `index` know exactly the packs that the store has copies of indexes of.
+/// Makes `index` know exactly the packs that the store has with copies of their indexes.
 ///
-/// An index that knows packs which are gone is filled anew, so that nobody relies on them. Returns
-/// the packs whose index cannot be read; what they hold is then stored again when needed.
+/// An index that knows packs which are gone is filled anew, so that nobody relies on them; a copy
+/// without its pack does not count. Returns the packs whose index cannot be read; what they hold
+/// is then stored again when needed.
 ///
 /// # Errors
 /// [`CatalogError`] when the store or the index fails.
@@ -65,8 +66,13 @@ pub async fn sync_index(
     store: &Arc<dyn BlobStore>,
     index: &ChunkIndex,
 ) -> Result<Vec<(PackName, CatalogError)>, CatalogError> {
-    let stored = list_packs(store, PackKind::index_folder).await?;
-    if !index.packs()?.is_subset(&stored) {
+    // Asked first: what a writer of this process adds from here on is stored but not listed.
+    let known = index.packs()?;
+    // In this order no pack that is being written has a copy listed and itself not.
+    let copies = list_packs(store, PackKind::index_folder).await?;
+    let packs = list_packs(store, PackKind::folder).await?;
+    let stored: BTreeSet<_> = copies.intersection(&packs).copied().collect();
+    if !known.is_subset(&stored) {
         index.clear()?;
     }
     insert_all(store, index, stored).await

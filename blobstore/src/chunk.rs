@@ -7,9 +7,7 @@ use crate::{ChunkId, Digest};
 /// Largest chunk, in bytes. A file up to this size is one chunk. `docs/FORMAT.md` has the
 /// measurements behind the sizes.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
-/// Smallest chunk the chunker cuts, but for a file's last.
-pub const CHUNK_BYTES_MIN: usize = 64 << 10;
-/// Size the chunker aims at, for files above [`CHUNK_BYTES_MAX`].
+/// Size the chunker aims at by default, for files above [`CHUNK_BYTES_MAX`].
 pub const CHUNK_BYTES_AVERAGE: usize = 256 << 10;
 
 /// A chunk's plain bytes. Exists only if they hash to its id, so bytes that were not checked

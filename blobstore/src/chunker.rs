@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use bytes::Bytes;
 use fastcdc::v2020::FastCDC;
 
-use crate::chunk::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
+use crate::chunk::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX};
 use crate::{Chunk, ChunkId, ChunkList, ContentId, Digest};
 
 /// Bytes that are cut at once; several largest chunks, so that little is moved.
@@ -38,15 +38,28 @@ impl Chunked {
 }
 
 /// Cuts contents one after the other, reusing its buffer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Chunker {
     buffer: Vec<u8>,
+    average_bytes: usize,
+}
+
+/// A chunk is no shorter than this fraction of the average, but for a content's last.
+const MIN_FRACTION: usize = 4;
+
+impl Default for Chunker {
+    fn default() -> Self {
+        Self::with_average(CHUNK_BYTES_AVERAGE)
+    }
 }
 
 impl Chunker {
-    /// Makes a chunker; its buffer of some 8 MiB is allocated when first needed.
-    pub fn new() -> Self {
-        Self::default()
+    /// Makes a chunker that aims at `average_bytes`, kept within 4 KiB and half of
+    /// [`CHUNK_BYTES_MAX`]. Its buffer of some 8 MiB is allocated when first needed.
+    pub fn with_average(average_bytes: usize) -> Self {
+        // FastCDC wants even sizes.
+        let average_bytes = average_bytes.clamp(4 << 10, CHUNK_BYTES_MAX / 2) & !7;
+        Self { buffer: Vec::new(), average_bytes }
     }
 
     /// Reads `input` to its end and gives each chunk to `sink`.
@@ -77,7 +90,8 @@ impl Chunker {
             let keep = if ended { 0 } else { CHUNK_BYTES_MAX };
             let mut start = 0;
             while filled - start > keep {
-                let len = next_len(&self.buffer[start..filled], size_bytes == 0 && ended);
+                let whole_left = size_bytes == 0 && ended;
+                let len = self.next_len(&self.buffer[start..filled], whole_left);
                 let chunk = Chunk::of(Bytes::copy_from_slice(&self.buffer[start..start + len]));
                 let len_bytes = u32::try_from(len).expect("a chunk is at most CHUNK_BYTES_MAX");
                 chunks.push((chunk.id(), len_bytes));
@@ -98,17 +112,16 @@ impl Chunker {
         };
         Ok(Chunked { content, size_bytes, chunks })
     }
-}
 
-/// Returns the length of the chunk at the start of `bytes`; `whole` says that they are all there
-/// is of the content.
-fn next_len(bytes: &[u8], whole: bool) -> usize {
-    if whole && bytes.len() <= CHUNK_BYTES_MAX {
-        return bytes.len();
+    /// Returns the length of the chunk at the start of `bytes`; `whole` says that they are all
+    /// there is of the content.
+    fn next_len(&self, bytes: &[u8], whole: bool) -> usize {
+        if whole && bytes.len() <= CHUNK_BYTES_MAX {
+            return bytes.len();
+        }
+        let (average, min) = (self.average_bytes, self.average_bytes / MIN_FRACTION);
+        FastCDC::new(bytes, min, average, CHUNK_BYTES_MAX).cut(0, bytes.len()).1
     }
-    let (_, len) = FastCDC::new(bytes, CHUNK_BYTES_MIN, CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX)
-        .cut(0, bytes.len());
-    len
 }
 
 #[cfg(test)]
@@ -128,7 +141,7 @@ mod tests {
             plain.extend_from_slice(chunk.bytes());
             Ok(())
         };
-        let chunked = Chunker::new().cut(&mut input, sink).unwrap();
+        let chunked = Chunker::default().cut(&mut input, sink).unwrap();
         (chunked, plain)
     }
 
@@ -152,9 +165,10 @@ mod tests {
             assert_eq!(chunked.size_bytes, len as u64);
             assert_eq!(chunked.list().is_none(), len <= CHUNK_BYTES_MAX);
             let lens = chunked.chunks.iter().map(|chunk| chunk.1 as usize);
+            let min = CHUNK_BYTES_AVERAGE / MIN_FRACTION;
             let inner = lens.clone().rev().skip(1);
             assert!(lens.max().unwrap_or(0) <= CHUNK_BYTES_MAX);
-            assert!(inner.min().unwrap_or(CHUNK_BYTES_MIN) >= CHUNK_BYTES_MIN);
+            assert!(inner.min().unwrap_or(min) >= min);
         }
     }
 

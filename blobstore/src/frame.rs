@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::{Digest, UnverifiedBytes};
 
-/// Plain bytes at which a frame is closed. `docs/FORMAT.md` has the measurements.
-pub const FRAME_BYTES_TARGET: usize = 1 << 20;
+/// Plain bytes at which a frame is closed by default. `docs/FORMAT.md` has the measurements.
+pub const FRAME_BYTES_TARGET: usize = 256 << 10;
 /// Most plain bytes in a frame: the largest item, or what a target-sized frame can grow to.
 pub const FRAME_BYTES_MAX: usize = 33 << 20;
 /// Most items in a frame.

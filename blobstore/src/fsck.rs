@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::catalog::{self, CatalogError};
-use crate::pack::{ItemKind, PackName};
+use crate::pack::{HEAD, ItemKind, PackKind, PackName};
 use crate::record::RECORDS_FOLDER;
 use crate::refs::{self, RefError};
 use crate::{
@@ -40,7 +40,8 @@ pub struct FsckReport {
     pub items: u64,
     /// Bytes of all packs.
     pub bytes: u64,
-    /// Packs and records that no ref needs, by key: what an interrupted ingest left.
+    /// Packs and records that no ref needs, and copies of indexes without a pack, by key: what an
+    /// interrupted ingest or collection left. What is being written counts, too.
     pub garbage: Vec<String>,
     /// Bytes of these.
     pub bytes_garbage: u64,
@@ -81,6 +82,9 @@ pub async fn fsck(
     options: FsckOptions,
 ) -> Result<FsckReport, FsckError> {
     let mut report = FsckReport::default();
+    // Before the packs are listed: those that a record needs are there before the record is, so an
+    // ingest that ends meanwhile does not look like damage.
+    let records = read_records(&store, &mut report).await?;
     let unreadable = if options.rebuild_index {
         catalog::rebuild_index(&store, &index).await?
     } else {
@@ -89,18 +93,22 @@ pub async fn fsck(
     for (name, error) in unreadable {
         report.problems.push(format!("{}: {error}", name.key()));
     }
-    let sizes = list_sizes(&store).await?;
+    let copies = list_sizes(&store, PackKind::index_folder).await?;
+    let sizes = list_sizes(&store, PackKind::folder).await?;
     report.packs = sizes.len() as u64;
     report.bytes = sizes.values().sum();
     check_packs(&store, &index, &sizes, &mut report).await?;
 
-    let records = read_records(&store, &mut report).await?;
     let needed: BTreeSet<PackName> = records.iter().flat_map(|r| r.1.packs.clone()).collect();
     for name in needed.iter().filter(|name| !sizes.contains_key(name)) {
         report.problems.push(format!("{}: needed by a record and not there", name.key()));
     }
     for (name, size) in sizes.iter().filter(|(name, _)| !needed.contains(name)) {
         report.garbage.push(name.key().to_string());
+        report.bytes_garbage += size;
+    }
+    for (name, size) in copies.iter().filter(|(name, _)| !sizes.contains_key(name)) {
+        report.garbage.push(name.index_key().to_string());
         report.bytes_garbage += size;
     }
     let kept: BTreeSet<RecordId> = records.iter().map(|record| record.0).collect();
@@ -114,10 +122,14 @@ pub async fn fsck(
     Ok(report)
 }
 
-async fn list_sizes(store: &Arc<dyn BlobStore>) -> Result<BTreeMap<PackName, u64>, StoreError> {
+/// Lists the packs, or the copies of their indexes, with their lengths.
+async fn list_sizes(
+    store: &Arc<dyn BlobStore>,
+    folder: impl Fn(PackKind) -> &'static str,
+) -> Result<BTreeMap<PackName, u64>, StoreError> {
     let mut sizes = BTreeMap::new();
-    for kind in crate::PackKind::ALL {
-        let mut objects = store.list(kind.folder());
+    for kind in PackKind::ALL {
+        let mut objects = store.list(folder(kind));
         while let Some(object) = objects.try_next().await? {
             sizes.extend(PackName::from_key(&object.key).map(|name| (name, object.size_bytes)));
         }
@@ -197,6 +209,14 @@ async fn find_stray_records(
     Ok(())
 }
 
+/// Returns an error that tells of damage; one that may pass ends the check.
+fn passing(error: CatalogError) -> Result<CatalogError, FsckError> {
+    match error {
+        CatalogError::Store(error) if error.is_retryable() => Err(error.into()),
+        error => Ok(error),
+    }
+}
+
 /// Reads every frame of every known pack and checks every item of it.
 async fn read_all(
     store: &Arc<dyn BlobStore>,
@@ -204,13 +224,24 @@ async fn read_all(
     report: &mut FsckReport,
 ) -> Result<(), FsckError> {
     for name in index.packs()? {
+        let key = name.key();
+        let mut problem = |error: &dyn std::fmt::Display| {
+            report.problems.push(format!("{key}: {error}"));
+        };
         let packed = match catalog::fetch_index(store, name).await {
             Ok(packed) => packed,
-            Err(CatalogError::Store(error)) => return Err(error.into()),
-            Err(_) => continue,
+            Err(error) => {
+                problem(&passing(error)?);
+                continue;
+            }
         };
         if let Err(error) = catalog::fetch_footer(store, name).await {
-            report.problems.push(format!("{}: {error}", name.key()));
+            problem(&passing(error)?);
+        }
+        match store.get_range(&key, 0..HEAD.len() as u64).await {
+            Ok(head) if *head == HEAD[..] => {}
+            Ok(_) => problem(&"does not start like a pack"),
+            Err(error) => problem(&passing(error.into())?),
         }
         let mut items: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         for (frame, number, item) in packed.items() {
@@ -233,7 +264,6 @@ async fn read_all(
                 let right = |b: UnverifiedBytes| Digest::of(&b.into_untrusted()) == item.hash;
                 if !bytes.is_some_and(right) {
                     report.corrupt.push(item.kind);
-                    let key = name.key();
                     report.problems.push(format!("{key}: {} is corrupt", item.kind));
                 }
             }

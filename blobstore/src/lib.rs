@@ -28,7 +28,7 @@ mod wire;
 mod writer;
 
 pub use catalog::{CatalogError, load_packs, rebuild_index, sync_index};
-pub use chunk::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkMismatch};
+pub use chunk::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, Chunk, ChunkMismatch};
 pub use chunk_list::{CHUNK_LIST_BYTES_MAX, ChunkExtent, ChunkList, ChunkListError};
 pub use chunker::{Chunked, Chunker};
 pub use clock::{Clock, SystemClock};
@@ -57,4 +57,4 @@ pub use tree::{
     Timestamp, Tree, TreeError, XATTR_LIST_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
     Xattr,
 };
-pub use writer::{ItemStream, PackWriter, WriteError, WriteStats};
+pub use writer::{ItemStream, PackWriter, WriteError, WriteStats, WriterOptions};

@@ -19,7 +19,8 @@ use crate::{Key, PackId};
 /// Bytes of frames at which a pack is closed.
 pub(crate) const PACK_BYTES_TARGET: usize = 32 << 20;
 
-const HEAD: &[u8; 8] = b"NACRPACK";
+/// What a pack starts with.
+pub(crate) const HEAD: &[u8; 8] = b"NACRPACK";
 const TAIL: &[u8; 4] = b"KCAP";
 /// Length of what follows the index: its length and the closing magic.
 pub(crate) const TRAILER_BYTES: u64 = 8;

@@ -126,14 +126,18 @@ impl Record {
         for _ in 0..wire.count(Digest::LEN)? {
             trees.push(TreeId::new(Digest::from_bytes(wire.array()?)));
         }
-        let mut packs = BTreeSet::new();
+        let mut packs = BTreeSet::<PackName>::new();
         for _ in 0..wire.count(Digest::LEN + 1)? {
             let kind = match wire.u8()? {
                 1 => PackKind::Data,
                 2 => PackKind::Tree,
                 _ => return Err(RecordError::Malformed("unknown kind of pack")),
             };
-            packs.insert(PackName { kind, id: PackId::new(Digest::from_bytes(wire.array()?)) });
+            let pack = PackName { kind, id: PackId::new(Digest::from_bytes(wire.array()?)) };
+            if packs.last().is_some_and(|last| *last >= pack) {
+                return Err(RecordError::Malformed("packs are not unique and sorted"));
+            }
+            packs.insert(pack);
         }
         let payload = wire.bytes(RECORD_BYTES_MAX)?.to_vec();
         wire.finish()?;
@@ -181,5 +185,23 @@ mod tests {
         let other = RecordId::new(digest(9));
         let error = Record::decode(other, &bytes).unwrap_err();
         assert!(matches!(error, RecordError::Mismatch { .. }));
+    }
+
+    #[test]
+    fn packs_in_another_order_or_twice_are_refused() {
+        let decode = |packs: [u8; 2]| {
+            let mut body = vec![1, 0, 2];
+            for pack in packs {
+                body.put_u8(1);
+                body.put(&[pack; Digest::LEN]);
+            }
+            body.put_bytes(b"");
+            let (id, bytes) = envelope::seal(*b"RECD", &body);
+            Record::decode(RecordId::new(id), &bytes)
+        };
+        assert_eq!(decode([1, 2]).unwrap().packs.len(), 2);
+        for packs in [[2, 1], [1, 1]] {
+            assert!(matches!(decode(packs), Err(RecordError::Malformed(_))), "{packs:?}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 mod clock;
 mod conformance;
 mod fault;
+mod hook;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::{BlobStore, ObjectBackend};
 pub use clock::TokioClock;
 pub use conformance::{ConformanceOptions, conformance, conformance_with};
 pub use fault::{Count, Fault, FaultKind, FaultStore, Operation};
+pub use hook::HookStore;
 
 /// Returns an empty store in memory.
 pub fn memory_store() -> Arc<dyn BlobStore> {

@@ -55,6 +55,23 @@ impl From<StoreError> for WriteError {
     }
 }
 
+/// How a writer works.
+#[derive(Debug, Clone)]
+pub struct WriterOptions {
+    /// Threads that compress, at least 1.
+    pub threads: usize,
+    /// Plain bytes at which a frame is closed.
+    pub frame_bytes: usize,
+    /// What tests do at each point of the write.
+    pub crash: CrashHook,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self { threads: 1, frame_bytes: FRAME_BYTES_TARGET, crash: CrashHook::default() }
+    }
+}
+
 /// What a writer has stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriteStats {
@@ -103,6 +120,7 @@ pub struct PackWriter {
     assembler: Arc<Assembler>,
     frames: SyncSender<PlainFrame>,
     workers: Vec<JoinHandle<()>>,
+    frame_bytes: usize,
 }
 
 /// A frame before its compression.
@@ -113,18 +131,19 @@ struct PlainFrame {
 }
 
 impl PackWriter {
-    /// Starts a writer with `threads` compression threads; uploads run on `runtime`.
+    /// Starts a writer; uploads run on `runtime`.
     ///
-    /// Memory: some `4 * threads` frames of 1 MiB, one pack being filled, and
+    /// Memory: some 4 frames for each thread, one pack being filled, and
     /// [`UPLOADS_MAX`](assembler::UPLOADS_MAX) packs being written.
     pub fn new(
         kind: PackKind,
         store: Arc<dyn BlobStore>,
         index: Arc<ChunkIndex>,
         runtime: Handle,
-        threads: usize,
-        crash: CrashHook,
+        options: WriterOptions,
     ) -> Self {
+        let WriterOptions { threads, frame_bytes, crash } = options;
+        let threads = threads.max(1);
         let shared = Arc::new(Shared {
             index,
             taken: Mutex::default(),
@@ -139,8 +158,8 @@ impl PackWriter {
             let (queue, assembler) = (Arc::clone(&queue), Arc::clone(&assembler));
             std::thread::spawn(move || compress_frames(&queue, &assembler))
         };
-        let workers = (0..threads.max(1)).map(worker).collect();
-        Self { shared, assembler, frames, workers }
+        let workers = (0..threads).map(worker).collect();
+        Self { shared, assembler, frames, workers, frame_bytes }
     }
 
     /// Starts a stream of items that belong together, such as the files of one layer.
@@ -149,6 +168,7 @@ impl PackWriter {
             shared: Arc::clone(&self.shared),
             frames: self.frames.clone(),
             open: PlainFrame { plain: Vec::new(), items: Vec::new() },
+            frame_bytes: self.frame_bytes,
         }
     }
 
@@ -188,6 +208,7 @@ pub struct ItemStream {
     shared: Arc<Shared>,
     frames: SyncSender<PlainFrame>,
     open: PlainFrame,
+    frame_bytes: usize,
 }
 
 impl ItemStream {
@@ -229,7 +250,7 @@ impl ItemStream {
         }
         let len_bytes = u32::try_from(bytes.len()).expect("items are at most FRAME_BYTES_MAX");
         let PlainFrame { plain, items } = &mut self.open;
-        let full = plain.len() + bytes.len() > FRAME_BYTES_TARGET || items.len() == FRAME_ITEMS_MAX;
+        let full = plain.len() + bytes.len() > self.frame_bytes || items.len() == FRAME_ITEMS_MAX;
         if full && !items.is_empty() {
             self.flush()?;
         }
@@ -246,7 +267,7 @@ impl ItemStream {
         if self.open.items.is_empty() {
             return Ok(());
         }
-        let next = PlainFrame { plain: Vec::with_capacity(FRAME_BYTES_TARGET), items: Vec::new() };
+        let next = PlainFrame { plain: Vec::with_capacity(self.frame_bytes), items: Vec::new() };
         let frame = std::mem::replace(&mut self.open, next);
         self.frames.send(frame).map_err(|_| WriteError::Stopped)
     }

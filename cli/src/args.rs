@@ -107,6 +107,12 @@ pub(crate) struct ImageAdd {
     /// Platform to choose from an image of several [default: this machine's]
     #[arg(long, value_name = "OS/ARCH")]
     pub(crate) platform: Option<String>,
+    /// Plain bytes of a frame, for measurements
+    #[arg(long, hide = true)]
+    pub(crate) frame_bytes: Option<usize>,
+    /// Average bytes of a chunk of a large file, for measurements
+    #[arg(long, hide = true)]
+    pub(crate) chunk_bytes: Option<usize>,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use nacre_blobstore::{
     CatalogError, FsckError, IndexError, LeaseError, RecordError, RefError, StoreError, WriteError,
 };
+use nacre_snapshotter::layer::LayerError;
 use nacre_snapshotter::oci::OciError;
 use nacre_snapshotter::{ClientError, ImageError, IngestError};
 
@@ -175,7 +176,8 @@ impl Classed for IngestError {
     fn class(&self) -> Class {
         match self {
             Self::Source(error) => error.class(),
-            Self::DiffId { .. } => (CORRUPT, None),
+            Self::DiffId { .. } | Self::Merge { .. } => (CORRUPT, None),
+            Self::Layer(LayerError::Malformed { .. }) => (CORRUPT, None),
             Self::Write(WriteError::Store(error)) => error.class(),
             Self::Store(error) => error.class(),
             Self::Index(error) => error.class(),

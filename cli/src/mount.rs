@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use nacre_blobstore::Digest;
-use nacre_fs::mount::{OverlaySpec, Umount as How, UpperDirs, bind, is_mount_point, overlay, umount as unmount};
+use nacre_fs::mount::{
+    OverlaySpec, Umount as How, UpperDirs, bind, copy_root_attributes, is_mount_point, overlay,
+    umount as unmount,
+};
 
 use crate::args::{Mount, MountMode, Umount};
 use crate::failure::{BUSY, Failure, NOT_FOUND, USAGE};
@@ -31,6 +34,7 @@ pub(crate) async fn mount(settings: &Settings, arguments: &Mount) -> Result<(), 
         for directory in [&upper.upper, &upper.work] {
             std::fs::create_dir_all(directory).map_err(|error| fail(&error))?;
         }
+        copy_root_attributes(&opened.lower, &upper.upper).map_err(|error| fail(&error))?;
         let spec = OverlaySpec {
             lower: vec![opened.lower],
             upper: Some(upper),
@@ -64,6 +68,7 @@ pub(crate) fn umount(settings: &Settings, arguments: &Umount) -> Result<(), Fail
     })?;
     match std::fs::remove_dir_all(scratch(settings, &target)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(fail(&error)),
+        _ if settings.json => output::json(&serde_json::json!({ "unmounted": object })),
         _ => Ok(()),
     }
 }

@@ -20,9 +20,9 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use nacre_blobstore::{
-    BlobStore, CatalogError, ChunkIndex, Clock, CrashHook, CrashPoint, IndexError, ItemKind, Lease,
+    BlobStore, CatalogError, ChunkIndex, Chunker, Clock, CrashPoint, IndexError, ItemKind, Lease,
     LeaseError, PackKind, PackWriter, Record, RecordId, RecordKind, Ref, RefError, RefNameError,
-    StoreError, TreeError, TreeId, WriteError, WriteStats, read_ref, sync_index, write_ref,
+    StoreError, TreeError, TreeId, WriteError, WriteStats, WriterOptions, read_ref, sync_index, write_ref,
 };
 use tokio::runtime::Handle;
 
@@ -30,7 +30,7 @@ use crate::image::{ImageLayer, ImagePayload, image_ref};
 use crate::layer::{LayerError, LayerLimits};
 use crate::merge::{MergeError, MergedTree};
 use crate::oci::{self, ImageSource, OciDigest, OciError, Platform, ResolvedImage};
-use layer::{LayerSource, StoredLayer};
+use layer::{LayerSource, Sink, StoredLayer};
 pub use progress::{NoProgress, Progress};
 
 /// What an ingest works with.
@@ -44,12 +44,14 @@ pub struct Ingest {
     pub clock: Arc<dyn Clock>,
     /// Limits of each layer.
     pub limits: LayerLimits,
-    /// Threads that compress, and layers that are decoded at once.
-    pub threads: usize,
+    /// Layers that are decoded at once, at least 1.
+    pub layers_at_once: usize,
+    /// Size that the chunker aims at in large files.
+    pub chunk_bytes: usize,
+    /// How packs are written.
+    pub writer: WriterOptions,
     /// Who holds the lease, for people.
     pub holder: String,
-    /// What tests do at each point of the write.
-    pub crash: CrashHook,
 }
 
 /// What to add.
@@ -233,23 +235,28 @@ impl Ingest {
     ) -> Result<(Record, ImagePayload, WriteStats), IngestError> {
         sync_index(&self.store, &self.index).await?;
         progress.started(&layers.iter().map(LayerSource::size_bytes).collect::<Vec<_>>());
-        let data = self.writer(PackKind::Data);
+        let data = self.pack_writer(PackKind::Data);
         let stored: Vec<StoredLayer> = stream::iter(layers.into_iter().enumerate())
             .map(|(number, layer)| {
-                layer::store_layer(layer, number, data.stream(), self.limits.clone(), Arc::clone(progress))
+                let sink = Sink {
+                    items: data.stream(),
+                    chunker: Chunker::with_average(self.chunk_bytes),
+                    limits: self.limits.clone(),
+                };
+                layer::store_layer(layer, number, sink, Arc::clone(progress))
             })
-            .buffered(self.threads.max(1))
+            .buffered(self.layers_at_once.max(1))
             .try_collect()
             .await?;
         let mut stats = finish(data).await?;
-        self.crash.reach(CrashPoint::DataFinished);
+        self.writer.crash.reach(CrashPoint::DataFinished);
 
-        let trees = self.writer(PackKind::Tree);
+        let trees = self.pack_writer(PackKind::Tree);
         let runtime_free = TreeStage { stream: trees.stream(), items: HashSet::new() };
         let merged = tokio::task::spawn_blocking(move || runtime_free.run(stored));
         let merged = merged.await.map_err(|_| IngestError::Stopped)??;
         let tree_stats = finish(trees).await?;
-        self.crash.reach(CrashPoint::TreesFinished);
+        self.writer.crash.reach(CrashPoint::TreesFinished);
         stats.bytes_stored += tree_stats.bytes_stored;
         stats.packs += tree_stats.packs;
 
@@ -272,10 +279,9 @@ impl Ingest {
         Ok((record, payload, stats))
     }
 
-    fn writer(&self, kind: PackKind) -> PackWriter {
+    fn pack_writer(&self, kind: PackKind) -> PackWriter {
         let (store, index) = (Arc::clone(&self.store), Arc::clone(&self.index));
-        let threads = self.threads.max(1);
-        PackWriter::new(kind, store, index, Handle::current(), threads, self.crash.clone())
+        PackWriter::new(kind, store, index, Handle::current(), self.writer.clone())
     }
 
     /// Writes the record and then the ref.
@@ -294,12 +300,12 @@ impl Ingest {
         if !unchanged {
             stats.bytes_stored += bytes.len() as u64;
             self.store.put(&id.key(), bytes.into()).await?;
-            self.crash.reach(CrashPoint::RecordPutAfter);
+            self.writer.crash.reach(CrashPoint::RecordPutAfter);
             lease.check()?;
             let target = Ref { record: id, changed_ms: self.clock.now_ms() };
             let seen = before.as_ref().map(|(_, version)| version);
             write_ref(&*self.store, reference, target, seen).await?;
-            self.crash.reach(CrashPoint::RefChanged);
+            self.writer.crash.reach(CrashPoint::RefChanged);
         }
         let tree = record.trees.last().copied().ok_or(IngestError::Stopped)?;
         Ok(AddedImage { name: name.to_owned(), id, tree, payload, stats, unchanged })

@@ -1,0 +1,520 @@
+//! Every kind of damage, and what the report says of it.
+
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use tokio::runtime::Handle;
+
+use super::*;
+use crate::testing::{Fault, FaultKind, FaultStore, HookStore, Operation, memory_store};
+use crate::{
+    Attributes, Chunk, ContentId, Entry, Key, Node, PackWriter, RecordKind, Ref, RefName, Tree,
+    WriterOptions, delete_ref, sync_index, write_ref,
+};
+
+const CHECK: FsckOptions = FsckOptions {
+    read_data: false,
+    rebuild_index: false,
+};
+const READ: FsckOptions = FsckOptions {
+    read_data: true,
+    rebuild_index: false,
+};
+const REBUILD: FsckOptions = FsckOptions {
+    read_data: false,
+    rebuild_index: true,
+};
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    store: Arc<dyn BlobStore>,
+    index: Arc<ChunkIndex>,
+}
+
+/// An image that a [`Bench`] stored.
+struct Stored {
+    reference: RefName,
+    record: RecordId,
+    data: PackName,
+    tree: PackName,
+}
+
+fn chunk(number: u8) -> Chunk {
+    let mut bytes = vec![0; 60_000];
+    blake3::Hasher::new()
+        .update(&[number])
+        .finalize_xof()
+        .fill(&mut bytes);
+    Chunk::of(bytes.into())
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::over(memory_store())
+    }
+
+    /// Another node with the same store.
+    fn over(store: Arc<dyn BlobStore>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Arc::new(ChunkIndex::open(dir.path()).unwrap());
+        Self {
+            _dir: dir,
+            store,
+            index,
+        }
+    }
+
+    async fn write(&self, kind: PackKind, items: Vec<(ItemKind, Bytes)>) {
+        let (store, index) = (Arc::clone(&self.store), Arc::clone(&self.index));
+        let options = WriterOptions {
+            frame_bytes: 256 << 10,
+            ..WriterOptions::default()
+        };
+        let writer = PackWriter::new(kind, store, index, Handle::current(), options);
+        let write = move || {
+            let mut stream = writer.stream();
+            for (item, bytes) in items {
+                stream.add_metadata(item, &bytes).unwrap();
+            }
+            stream.flush().unwrap();
+            drop(stream);
+            writer.finish().unwrap();
+        };
+        tokio::task::spawn_blocking(write).await.unwrap();
+    }
+
+    /// Stores an image of one file for each number: a data pack with one chunk a file, four to a
+    /// frame, a tree pack, the record and the ref.
+    async fn image(&self, name: &str, numbers: std::ops::Range<u8>) -> Stored {
+        let chunks: Vec<_> = numbers.map(chunk).collect();
+        let item = |chunk: &Chunk| (ItemKind::Chunk(chunk.id()), chunk.bytes().clone());
+        self.write(PackKind::Data, chunks.iter().map(item).collect())
+            .await;
+        let file = |(number, chunk): (usize, &Chunk)| Entry {
+            name: format!("{name}-{number}").into_bytes().into(),
+            attributes: Attributes::default(),
+            node: Node::File {
+                content: ContentId::new(*chunk.id().digest()),
+                size_bytes: chunk.bytes().len() as u64,
+            },
+            hard_link: None,
+        };
+        let (top, top_bytes) = Tree::new(chunks.iter().enumerate().map(file).collect())
+            .unwrap()
+            .encode()
+            .unwrap();
+        let (root, root_bytes) = Tree::root(Attributes::default(), top)
+            .unwrap()
+            .encode()
+            .unwrap();
+        let trees = [(top, top_bytes), (root, root_bytes)];
+        let items = trees
+            .map(|(id, bytes)| (ItemKind::Tree(id), bytes.into()))
+            .to_vec();
+        self.write(PackKind::Tree, items).await;
+
+        let kinds = chunks.iter().map(|chunk| ItemKind::Chunk(chunk.id()));
+        let (packs, missing) = self
+            .index
+            .packs_of(kinds.chain([ItemKind::Tree(top), ItemKind::Tree(root)]))
+            .unwrap();
+        assert!(missing.is_empty());
+        let of = |kind| *packs.iter().find(|pack| pack.kind == kind).unwrap();
+        let (data, tree) = (of(PackKind::Data), of(PackKind::Tree));
+        let payload = Vec::new();
+        let record = Record {
+            kind: RecordKind::Image,
+            trees: vec![root],
+            packs,
+            payload,
+        };
+        let record = record.write(&*self.store).await.unwrap();
+        let reference: RefName = format!("images/{name}").parse().unwrap();
+        let target = Ref {
+            record,
+            changed_ms: 0,
+        };
+        write_ref(&*self.store, &reference, target, None)
+            .await
+            .unwrap();
+        Stored {
+            reference,
+            record,
+            data,
+            tree,
+        }
+    }
+
+    async fn fsck(&self, options: FsckOptions) -> FsckReport {
+        fsck(Arc::clone(&self.store), Arc::clone(&self.index), options)
+            .await
+            .unwrap()
+    }
+
+    async fn bytes(&self, key: &Key) -> Vec<u8> {
+        self.store.get(key, 1 << 30).await.unwrap().0.to_vec()
+    }
+
+    /// Changes an object in place.
+    async fn damage(&self, key: &Key, damage: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = self.bytes(key).await;
+        damage(&mut bytes);
+        self.store.put(key, bytes.into()).await.unwrap();
+    }
+
+    async fn frames(&self, pack: PackName) -> Vec<(std::ops::Range<u64>, Vec<ItemKind>)> {
+        let packed = catalog::fetch_copy(&self.store, pack).await.unwrap();
+        let mut frames: Vec<_> = packed
+            .frames()
+            .iter()
+            .map(|f| (f.range(), Vec::new()))
+            .collect();
+        for (frame, _, item) in packed.items() {
+            frames[frame as usize].1.push(item.kind);
+        }
+        frames.iter_mut().for_each(|frame| frame.1.sort_unstable());
+        frames
+    }
+}
+
+fn flip(at: u64) -> impl FnOnce(&mut Vec<u8>) {
+    move |bytes| bytes[usize::try_from(at).unwrap()] ^= 0x10
+}
+
+fn has(report: &FsckReport, parts: &[&str]) -> bool {
+    report
+        .problems
+        .iter()
+        .any(|problem| parts.iter().all(|part| problem.contains(part)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_store_has_no_problems() {
+    let bench = Bench::new();
+    let empty = bench.fsck(READ).await;
+    assert_eq!(
+        (empty.problems, empty.refs, empty.packs),
+        (Vec::<String>::new(), 0, 0)
+    );
+    let stored = bench.image("a", 0..10).await;
+    bench.image("b", 5..20).await;
+    let known = Bench::over(Arc::clone(&bench.store));
+    for (bench, options) in [
+        (&bench, READ),
+        (&bench, REBUILD),
+        (&known, READ),
+        (&known, REBUILD),
+    ] {
+        let report = bench.fsck(options).await;
+        assert_eq!(report.problems, Vec::<String>::new());
+        assert!(report.corrupt.is_empty() && report.garbage.is_empty());
+        assert_eq!((report.refs, report.records, report.packs), (2, 2, 4));
+        assert_eq!(report.items, 20 + 4);
+        let data = bench.bytes(&stored.data.key()).await;
+        assert!(report.bytes > data.len() as u64 && report.bytes_garbage == 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_pack_is_told_of_and_forgotten() {
+    let bench = Bench::new();
+    let stored = bench.image("a", 0..10).await;
+    bench.store.delete(&stored.data.key()).await.unwrap();
+    let other = Bench::over(Arc::clone(&bench.store));
+    for bench in [&bench, &other] {
+        for options in [CHECK, READ] {
+            let report = bench.fsck(options).await;
+            let key = stored.data.key();
+            assert!(has(
+                &report,
+                &[key.as_str(), "needed by a record and not there"]
+            ));
+            assert!(has(&report, &[&chunk(3).id().to_string(), "missing"]));
+            assert_eq!(report.garbage, [stored.data.index_key().to_string()]);
+        }
+        assert_eq!(
+            bench.index.chunk(chunk(3).id()).unwrap(),
+            None,
+            "nobody relies on it"
+        );
+    }
+    bench.image("b", 0..10).await;
+    assert!(
+        bench.index.chunk(chunk(3).id()).unwrap().is_some(),
+        "stored again"
+    );
+    assert_eq!(
+        bench.fsck(READ).await.problems,
+        Vec::<String>::new(),
+        "which heals image a, too"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_pack_is_forgotten_and_the_others_are_not() {
+    let bench = Bench::new();
+    let (a, b) = (
+        bench.image("a", 0..10).await,
+        bench.image("b", 10..20).await,
+    );
+    bench.store.delete(&a.data.index_key()).await.unwrap();
+    bench.store.delete(&a.data.key()).await.unwrap();
+    assert!(bench.index.contains(a.data).unwrap());
+    let unreadable = sync_index(&bench.store, &bench.index).await.unwrap();
+    assert!(unreadable.is_empty());
+    assert_eq!(
+        bench.index.packs().unwrap(),
+        BTreeSet::from([a.tree, b.data, b.tree])
+    );
+    assert_eq!(bench.index.chunk(chunk(3).id()).unwrap(), None);
+    assert!(bench.index.chunk(chunk(13).id()).unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_is_written_during_a_sync_stays_known() {
+    let bench = Bench::new();
+    bench.image("a", 0..10).await;
+    let writer = Arc::new(Bench {
+        _dir: tempfile::tempdir().unwrap(),
+        store: Arc::clone(&bench.store),
+        index: Arc::clone(&bench.index),
+    });
+    let written = Arc::new(Mutex::new(false));
+    let hook = {
+        let (writer, written) = (Arc::clone(&writer), Arc::clone(&written));
+        move |operation, folder: &str| {
+            // Both folders of copies are listed by then.
+            let now = operation == Operation::List && folder == "packs";
+            let now = now && !std::mem::replace(&mut *written.lock().unwrap(), now);
+            let writer = Arc::clone(&writer);
+            async move {
+                if now {
+                    writer.image("b", 10..20).await;
+                }
+            }
+            .boxed()
+        }
+    };
+    let hooked: Arc<dyn BlobStore> = Arc::new(HookStore::new(Arc::clone(&bench.store), hook));
+    sync_index(&hooked, &bench.index).await.unwrap();
+    assert!(*written.lock().unwrap());
+    assert!(bench.index.chunk(chunk(13).id()).unwrap().is_some());
+    assert!(bench.index.chunk(chunk(3).id()).unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_added_during_a_check_is_no_problem() {
+    for folder in ["refs", "index/packs", "packs", "trees", "records"] {
+        let bench = Bench::new();
+        bench.image("a", 0..10).await;
+        let writer = Arc::new(Bench::over(Arc::clone(&bench.store)));
+        let left = Arc::new(Mutex::new(1));
+        let hook = move |operation, listed: &str| {
+            let mut left = left.lock().unwrap();
+            let now = operation == Operation::List && listed == folder && *left > 0;
+            *left -= i32::from(now);
+            let writer = Arc::clone(&writer);
+            async move {
+                if now {
+                    writer.image("b", 10..20).await;
+                }
+            }
+            .boxed()
+        };
+        let hooked: Arc<dyn BlobStore> = Arc::new(HookStore::new(Arc::clone(&bench.store), hook));
+        let report = fsck(hooked, Arc::clone(&bench.index), READ).await.unwrap();
+        assert_eq!(
+            report.problems,
+            Vec::<String>::new(),
+            "before {folder} is listed"
+        );
+        assert_eq!(bench.fsck(CHECK).await.refs, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_or_damaged_copy_of_an_index_is_restored() {
+    for damaged in [false, true] {
+        let bench = Bench::new();
+        let stored = bench.image("a", 0..10).await;
+        let copy = stored.data.index_key();
+        let before = bench.bytes(&copy).await;
+        if damaged {
+            bench.damage(&copy, flip(30)).await;
+        } else {
+            bench.store.delete(&copy).await.unwrap();
+        }
+        let report = bench.fsck(CHECK).await;
+        assert!(!report.problems.is_empty());
+        assert_eq!(bench.fsck(REBUILD).await.problems, Vec::<String>::new());
+        assert_eq!(bench.bytes(&copy).await, before);
+        assert_eq!(bench.fsck(READ).await.problems, Vec::<String>::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_damages_the_items_of_its_frame() {
+    let bench = Bench::new();
+    let stored = bench.image("a", 0..10).await;
+    let key = stored.data.key();
+    let frames = bench.frames(stored.data).await;
+    assert_eq!(
+        frames.iter().map(|f| f.1.len()).collect::<Vec<_>>(),
+        [4, 4, 2]
+    );
+    for (range, items) in &frames {
+        for at in [range.start, range.end - 1] {
+            bench.damage(&key, flip(at)).await;
+            let report = bench.fsck(READ).await;
+            assert_eq!(report.corrupt, *items, "{at}");
+            assert_eq!(report.problems.len(), items.len());
+            assert!(
+                bench.fsck(CHECK).await.problems.is_empty(),
+                "data is not read"
+            );
+            bench.damage(&key, flip(at)).await;
+        }
+    }
+    let len = bench.bytes(&key).await.len() as u64;
+    let frames_end = frames.last().unwrap().0.end;
+    for at in [0, 7, frames_end, frames_end + 20, len - 9, len - 8, len - 1] {
+        bench.damage(&key, flip(at)).await;
+        let report = bench.fsck(READ).await;
+        assert_eq!(report.corrupt, []);
+        assert_eq!(report.problems.len(), 1, "{at}: {:?}", report.problems);
+        assert!(has(&report, &[key.as_str()]));
+        assert!(
+            bench.fsck(REBUILD).await.problems.is_empty(),
+            "the copy of the index is right"
+        );
+        bench.damage(&key, flip(at)).await;
+    }
+    assert_eq!(bench.fsck(READ).await.problems, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_tree_is_found_without_reading_data() {
+    let bench = Bench::new();
+    let stored = bench.image("a", 0..10).await;
+    let (range, trees) = bench.frames(stored.tree).await.remove(0);
+    bench
+        .damage(&stored.tree.key(), flip(range.start + 5))
+        .await;
+    let report = bench.fsck(CHECK).await;
+    assert!(!report.corrupt.is_empty() && report.corrupt.iter().all(|item| trees.contains(item)));
+    assert_eq!(bench.fsck(READ).await.corrupt, trees);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_is_cut_short_lacks_what_was_behind_the_cut() {
+    let bench = Bench::new();
+    let stored = bench.image("a", 0..10).await;
+    let key = stored.data.key();
+    let frames = bench.frames(stored.data).await;
+    let whole = bench.bytes(&key).await;
+    let lost = |cut: usize| -> Vec<ItemKind> {
+        let behind = frames.iter().filter(|frame| frame.0.end > cut as u64);
+        let mut items: Vec<_> = behind.flat_map(|frame| frame.1.clone()).collect();
+        items.sort_unstable();
+        items
+    };
+    let second = usize::try_from(frames[1].0.start).unwrap();
+    for cut in [0, 5, second, second + 1, whole.len() - 9, whole.len() - 1] {
+        bench.damage(&key, |bytes| bytes.truncate(cut)).await;
+        let told = format!("{cut} bytes instead of {}", whole.len());
+        assert!(has(&bench.fsck(CHECK).await, &[key.as_str(), &told]));
+        assert_eq!(bench.fsck(READ).await.corrupt, lost(cut), "{cut}");
+        bench.store.put(&key, whole.clone().into()).await.unwrap();
+    }
+    bench.damage(&key, |bytes| bytes.push(0)).await;
+    assert!(has(&bench.fsck(CHECK).await, &["bytes instead of"]));
+    assert_eq!(bench.fsck(READ).await.corrupt, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_and_refs_are_checked() {
+    let bench = Bench::new();
+    let (a, _) = (bench.image("a", 0..10).await, bench.image("b", 0..5).await);
+    let (record, reference) = (a.record.key(), a.reference.key());
+    let whole = bench.bytes(&record).await;
+    let named = ["images/a", &a.record.to_string()];
+    bench.damage(&record, flip(20)).await;
+    assert!(has(&bench.fsck(CHECK).await, &named));
+    bench.store.delete(&record).await.unwrap();
+    let report = bench.fsck(CHECK).await;
+    assert!(has(&report, &named));
+    assert_eq!((report.refs, report.records), (2, 1));
+    bench.store.put(&record, whole.into()).await.unwrap();
+    assert_eq!(bench.fsck(CHECK).await.problems, Vec::<String>::new());
+
+    let whole = bench.bytes(&reference).await;
+    for at in [0, whole.len() / 2, whole.len() - 1] {
+        bench.damage(&reference, flip(at as u64)).await;
+        assert!(has(&bench.fsck(CHECK).await, &["ref images/a"]), "{at}");
+        bench
+            .store
+            .put(&reference, whole.clone().into())
+            .await
+            .unwrap();
+    }
+    bench.damage(&reference, Vec::clear).await;
+    let report = bench.fsck(CHECK).await;
+    assert!(has(&report, &["ref images/a"]));
+    assert!(
+        report.garbage.contains(&record.to_string()),
+        "nothing names it any more"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_ref_needs_is_garbage_to_the_byte() {
+    let bench = Bench::new();
+    let (a, b) = (bench.image("a", 0..10).await, bench.image("b", 5..20).await);
+    delete_ref(&*bench.store, &b.reference).await.unwrap();
+    let report = bench.fsck(READ).await;
+    assert_eq!(report.problems, Vec::<String>::new());
+    let mut garbage = report.garbage.clone();
+    garbage.sort();
+    let keys = [b.data.key(), b.tree.key(), b.record.key()];
+    let mut expected = keys.clone().map(|key| key.to_string());
+    expected.sort();
+    assert_eq!(garbage, expected);
+    let mut bytes = 0;
+    for key in &keys {
+        bytes += bench.bytes(key).await.len() as u64;
+    }
+    assert_eq!(report.bytes_garbage, bytes);
+    delete_ref(&*bench.store, &a.reference).await.unwrap();
+    let report = bench.fsck(CHECK).await;
+    assert_eq!((report.refs, report.garbage.len()), (0, 6));
+
+    // A pack whose copy was never written is what a crash leaves.
+    bench.store.delete(&a.data.index_key()).await.unwrap();
+    let report = Bench::over(Arc::clone(&bench.store)).fsck(READ).await;
+    assert_eq!((report.problems, report.garbage.len()), (Vec::new(), 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_with_the_store_is_an_error_and_not_damage() {
+    let bench = Bench::new();
+    bench.image("a", 0..10).await;
+    let faults = Arc::new(FaultStore::new(Arc::clone(&bench.store)));
+    let run = async || {
+        let other = Bench::over(Arc::clone(&faults) as Arc<dyn BlobStore>);
+        let checked = fsck(Arc::clone(&other.store), Arc::clone(&other.index), READ).await;
+        checked.map(|report| report.problems)
+    };
+    assert_eq!(run().await.unwrap(), Vec::<String>::new());
+    for operation in [
+        Operation::Get,
+        Operation::GetRange,
+        Operation::Size,
+        Operation::List,
+    ] {
+        assert!(faults.count(operation).requests > 0);
+        faults.inject(Fault::new(FaultKind::FailBefore).on(&[operation]));
+        assert!(matches!(run().await, Err(error) if error.to_string().contains("injected")));
+        faults.heal();
+    }
+}

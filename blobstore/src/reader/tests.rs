@@ -5,7 +5,7 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::testing::{FaultStore, Operation, memory_store};
 use crate::{
-    Attributes, BlobStore, CrashHook, Entry, Node, Origin, PackKind, PackWriter,
+    Attributes, BlobStore, Entry, Node, Origin, PackKind, PackWriter, WriterOptions,
     sync_index,
 };
 
@@ -56,7 +56,8 @@ impl Bench {
 
     fn writer(&self, kind: PackKind) -> PackWriter {
         let index = Arc::clone(&self.index);
-        PackWriter::new(kind, self.store(), index, Handle::current(), 1, CrashHook::default())
+        let options = WriterOptions { frame_bytes: 1 << 20, ..WriterOptions::default() };
+        PackWriter::new(kind, self.store(), index, Handle::current(), options)
     }
 
     fn reader(&self, options: ReaderOptions) -> Reader {

@@ -13,7 +13,8 @@
 
 use super::{
     Attributes, Device, Entry, HardLink, NAME_BYTES_MAX, Node, TARGET_BYTES_MAX, TREE_BYTES_MAX,
-    Timestamp, Tree, TreeError, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX, Xattr,
+    Timestamp, Tree, TreeError, XATTR_LIST_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
+    Xattr,
 };
 use crate::wire::{Put, Truncated, Wire};
 use crate::{ContentId, Digest, TreeId};
@@ -24,6 +25,10 @@ const FEATURES: u32 = 0;
 const LINKED: u8 = 0x80;
 /// The least bytes that an entry takes; bounds the allocation for a claimed count.
 const ENTRY_BYTES_MIN: usize = 20;
+/// The least bytes that an xattr takes, and the most that one inode has (each name a byte and a NUL);
+/// bound the allocation of every entry.
+const XATTR_BYTES_MIN: usize = 3;
+const XATTRS_MAX: usize = XATTR_LIST_BYTES_MAX / 2;
 
 impl From<Truncated> for TreeError {
     fn from(error: Truncated) -> Self {
@@ -145,7 +150,10 @@ fn decode_entry(wire: &mut Wire<'_>) -> Result<Entry, TreeError> {
     let uid = wire.uvarint32()?;
     let gid = wire.uvarint32()?;
     let mtime = Timestamp { seconds: wire.i64()?, nanoseconds: wire.u32()? };
-    let xattr_count = wire.count(2)?;
+    let xattr_count = wire.count(XATTR_BYTES_MIN)?;
+    if xattr_count > XATTRS_MAX {
+        return Err(TreeError::Malformed("too many xattrs"));
+    }
     let mut xattrs = Vec::with_capacity(xattr_count);
     for _ in 0..xattr_count {
         let name = wire.bytes(XATTR_NAME_BYTES_MAX)?.into();

@@ -96,6 +96,16 @@ fn what_breaks_a_rule_is_refused() {
     }
 }
 
+#[test]
+fn a_count_of_xattrs_beyond_linux_is_refused_before_room_is_made() {
+    let mut bytes = Tree::new(vec![entry(b"f", Node::Fifo)]).unwrap().encode().unwrap().1;
+    assert_eq!(bytes.pop(), Some(0), "the entry ends with its number of xattrs");
+    // 32,769 as a uvarint, and as many empty xattrs.
+    bytes.extend([0x81, 0x80, 0x02]);
+    bytes.resize(bytes.len() + 3 * 32_769, 0);
+    assert_eq!(Tree::decode_unnamed(&bytes), Err(TreeError::Malformed("too many xattrs")));
+}
+
 proptest! {
     /// Whatever decodes is canonical: it encodes to the same bytes.
     #[test]

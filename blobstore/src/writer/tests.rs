@@ -17,7 +17,8 @@ impl Bench {
 
     fn writer(&self, kind: PackKind) -> PackWriter {
         let (store, index) = (Arc::clone(&self.store), Arc::clone(&self.index));
-        PackWriter::new(kind, store, index, Handle::current(), 2, CrashHook::default())
+        let options = WriterOptions { threads: 2, ..WriterOptions::default() };
+        PackWriter::new(kind, store, index, Handle::current(), options)
     }
 }
 
@@ -81,8 +82,7 @@ async fn a_failed_upload_is_reported_and_leaves_nothing_in_the_index() {
         Arc::clone(&faults) as Arc<dyn BlobStore>,
         Arc::clone(&bench.index),
         Handle::current(),
-        1,
-        CrashHook::default(),
+        WriterOptions::default(),
     );
     faults.fail_next_puts_before(1);
     let mut stream = writer.stream();

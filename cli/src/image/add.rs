@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use nacre_blobstore::{Clock, CrashHook, CrashPoint};
+use nacre_blobstore::{
+    CHUNK_BYTES_AVERAGE, Clock, CrashHook, CrashPoint, FRAME_BYTES_TARGET, WriterOptions,
+};
 use nacre_snapshotter::layer::LayerLimits;
 use nacre_snapshotter::oci::{self, CredentialStore, Platform, RegistryOptions, Source};
 use nacre_snapshotter::{AddSource, Ingest};
@@ -45,14 +47,20 @@ pub(super) async fn add(settings: &Settings, arguments: ImageAdd) -> Result<(), 
     };
     let store = settings.open_store()?;
     let index = settings.open_index().await?;
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let ingest = Ingest {
         store,
         index,
         clock: Arc::clone(&settings.clock),
         limits: LayerLimits::default(),
-        threads: std::thread::available_parallelism().map_or(2, usize::from),
+        layers_at_once: cores,
+        chunk_bytes: arguments.chunk_bytes.unwrap_or(CHUNK_BYTES_AVERAGE),
+        writer: WriterOptions {
+            threads: cores,
+            frame_bytes: arguments.frame_bytes.unwrap_or(FRAME_BYTES_TARGET),
+            crash: crash_hook(),
+        },
         holder: format!("process {} of {}", std::process::id(), host_name()),
-        crash: crash_hook(),
     };
     let from = match &source {
         Source::Directory(path) => AddSource::Directory(path.clone()),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use nacre_blobstore::{Chunked, Chunker, ItemStream, Node};
+use nacre_blobstore::{Attributes, Chunked, Chunker, ItemStream, Node};
 
 use super::blob_reader::{BlockReader, BlockSender, pump, queue};
 use super::progress::Progress;
@@ -16,6 +16,9 @@ use crate::layer::{
 };
 use crate::merge::{LayerDiff, Leaf, StoredEntry, StoredKind};
 use crate::oci::{Hasher, ImageSource, LayerDescriptor, OciError};
+
+/// What Linux shows of every symlink.
+const SYMLINK_MODE: u16 = 0o777;
 
 /// Where a layer's entries come from.
 #[derive(Debug)]
@@ -36,6 +39,13 @@ impl LayerSource {
     }
 }
 
+/// Where a layer's data goes, and within which limits.
+pub(super) struct Sink {
+    pub(super) items: ItemStream,
+    pub(super) chunker: Chunker,
+    pub(super) limits: LayerLimits,
+}
+
 /// A layer whose data is stored, or on its way to the store.
 #[derive(Debug)]
 pub(super) struct StoredLayer {
@@ -51,22 +61,21 @@ pub(super) struct StoredLayer {
 pub(super) async fn store_layer(
     source: LayerSource,
     number: usize,
-    items: ItemStream,
-    limits: LayerLimits,
+    sink: Sink,
     progress: Arc<dyn Progress>,
 ) -> Result<StoredLayer, IngestError> {
     let stored = match source {
         LayerSource::Directory(path) => {
             let name = path.display().to_string();
             let work = move || {
-                let mut reader = DirectoryReader::open(&path, &name, limits)?;
-                let (diff, contents) = store_entries(&mut reader, items)?;
+                let mut reader = DirectoryReader::open(&path, &name, sink.limits.clone())?;
+                let (diff, contents) = store_entries(&mut reader, sink)?;
                 Ok(StoredLayer { name, diff, contents, blob: None })
             };
             blocking(work).await
         }
         LayerSource::Blob { source, layer } => {
-            store_blob(&*source, layer, number, items, limits, &*progress).await
+            store_blob(&*source, layer, number, sink, &*progress).await
         }
     };
     progress.finished(number);
@@ -77,21 +86,20 @@ async fn store_blob(
     source: &dyn ImageSource,
     layer: LayerDescriptor,
     number: usize,
-    items: ItemStream,
-    limits: LayerLimits,
+    sink: Sink,
     progress: &dyn Progress,
 ) -> Result<StoredLayer, IngestError> {
     let (compressed_sender, compressed) = queue();
     let (plain_sender, plain) = queue();
     let name = layer.digest.to_string();
     let declared = Compression::of_media_type(&layer.media_type);
-    let opened = (compressed, name.clone(), limits.clone());
+    let opened = (compressed, name.clone(), sink.limits.clone());
     let decompressing = tokio::task::spawn_blocking(move || {
         let (compressed, name, limits) = opened;
         decompress(compressed, &name, declared, &limits, &plain_sender)
     });
     let expected = layer.clone();
-    let storing = tokio::task::spawn_blocking(move || store_tar(plain, name, expected, items, limits));
+    let storing = tokio::task::spawn_blocking(move || store_tar(plain, name, expected, sink));
     let downloaded = download(source, &layer, number, &compressed_sender, progress).await;
     drop(compressed_sender);
     let decompressed = decompressing.await.map_err(|_| IngestError::Stopped)?;
@@ -151,12 +159,11 @@ fn store_tar(
     plain: BlockReader,
     name: String,
     layer: LayerDescriptor,
-    items: ItemStream,
-    limits: LayerLimits,
+    sink: Sink,
 ) -> Result<StoredLayer, IngestError> {
     let hasher = Hasher::new(layer.diff_id.algorithm());
-    let mut tar = TarReader::new(HashingReader { inner: plain, hasher }, &name, limits);
-    let (diff, contents) = store_entries(&mut tar, items)?;
+    let mut tar = TarReader::new(HashingReader { inner: plain, hasher }, &name, sink.limits.clone());
+    let (diff, contents) = store_entries(&mut tar, sink)?;
     let found = tar.into_inner().hasher.finish();
     if found != layer.diff_id {
         let (layer, expected) = (layer.digest, layer.diff_id);
@@ -182,11 +189,11 @@ impl<R: Read> Read for HashingReader<R> {
 /// Stores the data of all entries and collects the rest of them.
 fn store_entries(
     source: &mut impl EntrySource,
-    mut items: ItemStream,
+    sink: Sink,
 ) -> Result<(LayerDiff, Vec<Chunked>), IngestError> {
     let mut diff = LayerDiff::default();
     let mut contents = Vec::new();
-    let mut chunker = Chunker::new();
+    let Sink { mut items, mut chunker, .. } = sink;
     while let Some(LayerEntry { path, kind, attributes }) = source.next_entry()? {
         let other = |node| StoredKind::Inode(attributes.clone(), Leaf::Other(node));
         let what = match kind {
@@ -200,7 +207,11 @@ fn store_entries(
             }
             EntryKind::Directory => StoredKind::Directory(attributes),
             EntryKind::HardLink(target) => StoredKind::HardLink(target),
-            EntryKind::Symlink(target) => other(Node::Symlink(target)),
+            EntryKind::Symlink(target) => {
+                // Linux ignores what an archive says of a symlink's mode and shows this.
+                let attributes = Attributes { mode: SYMLINK_MODE, ..attributes };
+                StoredKind::Inode(attributes, Leaf::Other(Node::Symlink(target)))
+            }
             EntryKind::CharDevice(device) => other(Node::CharDevice(device)),
             EntryKind::BlockDevice(device) => other(Node::BlockDevice(device)),
             EntryKind::Fifo => other(Node::Fifo),
