@@ -6,6 +6,7 @@
 
 mod mountinfo;
 mod overlay;
+mod root;
 
 use std::ffi::{CString, NulError};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind_recursive, mount_remount, unmount};
 
 pub use overlay::{OverlaySpec, UpperDirs, overlay};
+pub use root::copy_root_attributes;
 
 /// What went wrong with a mount.
 #[derive(Debug, thiserror::Error)]

@@ -210,7 +210,7 @@ fn fill(
     }
     // The upper directory's own attributes are those of the sandbox's root directory.
     private.mode(0o755).create(staging.join("upper"))?;
-    copy_root_attributes(&record.rootfs_lower, &staging.join("upper"))?;
+    mount::copy_root_attributes(&record.rootfs_lower, &staging.join("upper"))?;
     for (name, bytes) in etc {
         std::fs::write(staging.join("etc").join(name), bytes)?;
     }
@@ -227,13 +227,6 @@ fn fill(
     let file = File::open(&path)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     Ok(file)
-}
-
-fn copy_root_attributes(lower: &Path, upper: &Path) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let lower = std::fs::metadata(lower)?;
-    std::os::unix::fs::chown(upper, Some(lower.uid()), Some(lower.gid()))?;
-    std::fs::set_permissions(upper, lower.permissions())
 }
 
 /// Reads a JSON file of bounded length.
