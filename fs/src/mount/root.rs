@@ -34,7 +34,9 @@ fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut list = vec![0; llistxattr_query(path)?];
     let length = llistxattr(path, list.as_mut_slice())?;
     list.truncate(length);
-    let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let names = list
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty());
     let read = |name: &[u8]| {
         let mut value = vec![0; lgetxattr_query(path, name)?];
         let length = lgetxattr(path, name, value.as_mut_slice())?;

@@ -1,0 +1,125 @@
+//! A corpus of real images: what umoci unpacks and what nacre mounts are the same.
+//!
+//! `NACRE_CORPUS` names OCI layouts, separated by colons (skipped without it);
+//! `scripts/compare-images.sh` sets it. Needs disk for one unpacked image in `TMPDIR`.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::compare::{Exceptions, compare};
+use crate::images::umoci_unpack;
+use crate::layout::{blob_path, digest};
+use crate::node::Node;
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn tags(layout: &Path) -> Vec<String> {
+    let index = read_json(&layout.join("index.json"));
+    let tag = |manifest: &Value| {
+        let tag = &manifest["annotations"]["org.opencontainers.image.ref.name"];
+        tag.as_str().map(str::to_owned)
+    };
+    index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(tag)
+        .collect()
+}
+
+/// Makes a layout of one image whose zstd layers are plain: umoci 0.4 knows no zstd.
+fn without_zstd(layout: &Path, tag: &str, into: &Path) {
+    let mut index = read_json(&layout.join("index.json"));
+    let manifests = index["manifests"].as_array_mut().unwrap();
+    manifests.retain(|m| m["annotations"]["org.opencontainers.image.ref.name"] == tag);
+    let mut manifest = read_json(&blob_path(layout, manifests[0]["digest"].as_str().unwrap()));
+    std::fs::create_dir_all(into.join("blobs/sha256")).unwrap();
+    let config = manifest["config"]["digest"].as_str().unwrap().to_owned();
+    std::fs::copy(blob_path(layout, &config), blob_path(into, &config)).unwrap();
+    let diff_ids = read_json(&blob_path(layout, &config))["rootfs"]["diff_ids"].clone();
+    for (number, layer) in manifest["layers"]
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .enumerate()
+    {
+        let blob = blob_path(layout, layer["digest"].as_str().unwrap());
+        if !layer["mediaType"].as_str().unwrap().ends_with("zstd") {
+            std::os::unix::fs::symlink(
+                &blob,
+                into.join("blobs/sha256").join(blob.file_name().unwrap()),
+            )
+            .unwrap();
+            continue;
+        }
+        let plain = blob_path(into, diff_ids[number].as_str().unwrap());
+        zstd::stream::copy_decode(File::open(blob).unwrap(), File::create(&plain).unwrap())
+            .unwrap();
+        layer["mediaType"] = "application/vnd.oci.image.layer.v1.tar".into();
+        layer["digest"] = diff_ids[number].clone();
+        layer["size"] = plain.metadata().unwrap().len().into();
+    }
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    std::fs::write(blob_path(into, &digest(&bytes)), &bytes).unwrap();
+    manifests[0]["digest"] = digest(&bytes).into();
+    manifests[0]["size"] = bytes.len().into();
+    std::fs::write(into.join("index.json"), index.to_string()).unwrap();
+    std::fs::copy(layout.join("oci-layout"), into.join("oci-layout")).unwrap();
+}
+
+/// Returns the number of differences.
+fn compare_image(node: &Node, layout: &Path, tag: &str) -> u64 {
+    let (plain, unpacked, view) = (node.path("plain"), node.path("unpacked"), node.path("view"));
+    without_zstd(layout, tag, &plain);
+    umoci_unpack(&plain, tag, &unpacked);
+    std::fs::remove_dir_all(&plain).unwrap();
+
+    let source = format!("oci:{}:{tag}", layout.display());
+    let added = node.json(&["image", "add", &source, "--name", "corpus"]);
+    std::fs::create_dir(&view).unwrap();
+    node.ok(&["mount", "corpus", view.to_str().unwrap()]);
+    let found = compare(&unpacked, &view, &Exceptions::default()).unwrap();
+    node.ok(&["umount", view.to_str().unwrap()]);
+    std::fs::remove_dir(&view).unwrap();
+    std::fs::remove_dir_all(&unpacked).unwrap();
+    println!(
+        "{}:{tag}: {} names, {} bytes; added in {:.1} s; {} differences",
+        layout.display(),
+        found.entries,
+        found.bytes,
+        added["seconds"].as_f64().unwrap(),
+        found.differences
+    );
+    for line in &found.reported {
+        println!("    {line}");
+    }
+    assert!(found.entries > 1, "nothing was compared");
+    found.differences
+}
+
+#[test]
+fn real_images_are_mounted_as_umoci_unpacks_them() {
+    let Some(corpus) = std::env::var_os("NACRE_CORPUS") else {
+        println!("SKIPPED: NACRE_CORPUS is not set");
+        return;
+    };
+    let node = Node::new();
+    let mut differences = 0;
+    let mut images = 0;
+    for layout in std::env::split_paths(&corpus) {
+        let layout: PathBuf = layout.canonicalize().unwrap();
+        for tag in tags(&layout) {
+            differences += compare_image(&node, &layout, &tag);
+            images += 1;
+        }
+    }
+    println!("{images} images, {differences} differences");
+    node.fsck();
+    assert!(images > 0, "no image was compared");
+    assert_eq!(differences, 0);
+}

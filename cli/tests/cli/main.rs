@@ -1,0 +1,12 @@
+//! Tests of the binary as its users meet it. They mount and own files: run them as root.
+
+#![cfg(test)]
+
+mod compare;
+mod corpus;
+mod hostile;
+mod images;
+mod layout;
+mod node;
+mod run;
+mod tar;

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Compares what umoci unpacks with what nacre mounts, for every image of some OCI layouts.
+#
+#   compare-images.sh LAYOUT...
+#
+# Prints the number of differences of each image, and each difference. Needs root, umoci, and
+# disk below TMPDIR for one unpacked image and a store of all of them.
+set -eu
+
+if [ $# -eq 0 ]; then
+    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+corpus=
+for layout; do
+    corpus=${corpus:+$corpus:}$(realpath "$layout")
+done
+cd "$(dirname "$0")/.."
+NACRE_CORPUS=$corpus exec cargo test --release --quiet -p nacre-cli --test cli -- \
+    --nocapture --exact corpus::real_images_are_mounted_as_umoci_unpacks_them
