@@ -77,7 +77,9 @@ fn tree() -> Tree {
 fn list() -> ChunkList {
     let mut whole = blake3::Hasher::new();
     let chunks: Vec<_> = (0..4).map(chunk).collect();
-    chunks.iter().for_each(|chunk| drop(whole.update(chunk.bytes())));
+    for chunk in &chunks {
+        whole.update(chunk.bytes());
+    }
     let content = ContentId::new(Digest::from_bytes(*whole.finalize().as_bytes()));
     ChunkList::new(content, chunks.iter().map(|chunk| (chunk.id(), 400_000))).unwrap()
 }
