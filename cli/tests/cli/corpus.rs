@@ -85,8 +85,6 @@ fn compare_image(node: &Node, layout: &Path, tag: &str) -> u64 {
     node.ok(&["mount", "corpus", view.to_str().unwrap()]);
     let found = compare(&unpacked, &view, &Exceptions::default()).unwrap();
     node.ok(&["umount", view.to_str().unwrap()]);
-    std::fs::remove_dir(&view).unwrap();
-    std::fs::remove_dir_all(&unpacked).unwrap();
     println!(
         "{}:{tag}: {} names, {} bytes; added in {:.1} s; {} differences",
         layout.display(),
@@ -98,6 +96,8 @@ fn compare_image(node: &Node, layout: &Path, tag: &str) -> u64 {
     for line in &found.reported {
         println!("    {line}");
     }
+    std::fs::remove_dir(&view).unwrap();
+    std::fs::remove_dir_all(&unpacked).unwrap();
     assert!(found.entries > 1, "nothing was compared");
     found.differences
 }

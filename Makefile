@@ -1,0 +1,26 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench fuzz-smoke deps
+
+help: ## Show this
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: deps ## Run a command in a real image before it is downloaded, and add its next version
+	@scripts/demo.sh
+
+test: deps ## Run all tests (as root: they mount file systems and run containers)
+	@scripts/test.sh
+
+check: deps ## Format, lints, documentation, tests
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --no-deps --locked
+	@scripts/test.sh
+
+bench: ## Run the benchmarks
+	cargo bench --workspace --locked
+
+fuzz-smoke: deps ## Run each fuzz target for some seconds
+	@fuzz/run.sh
+
+deps:
+	@scripts/install-deps.sh

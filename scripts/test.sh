@@ -1,0 +1,33 @@
+#!/bin/bash
+# Runs all tests: with a real S3 server beside them, and with one that is exact where requests
+# race. The servers end with this script, however it ends.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+SEAWEED_PORT=18333
+MOTO_PORT=18334
+
+scratch=$(mktemp -d)
+finish() {
+    scripts/s3-server.sh stop "$scratch/seaweed"
+    scripts/s3-server.sh stop "$scratch/moto"
+    rm -rf "$scratch"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+# with_server KIND PORT COMMAND...
+with_server() {
+    local kind=$1 variables
+    variables=$(NACRE_S3_PORT=$2 scripts/s3-server.sh start "$kind" "$scratch/$kind")
+    shift 2
+    (eval "$variables" && "$@")
+}
+
+echo '== build'
+cargo build --release --workspace --locked
+echo '== unit tests, integration tests and doctests'
+with_server moto "$MOTO_PORT" cargo test --release --workspace --locked --quiet
+echo '== the object store over SeaweedFS'
+with_server seaweed "$SEAWEED_PORT" \
+    cargo test --release --locked --quiet -p nacre-blobstore --test s3
