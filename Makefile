@@ -16,8 +16,8 @@ check: deps ## Format, lints, documentation, tests
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --no-deps --locked
 	@scripts/test.sh
 
-bench: ## Run the benchmarks
-	cargo bench --workspace --locked
+bench: ## Measure against containerd (needs a registry with an image: see scripts/bench.sh)
+	@scripts/bench.sh
 
 fuzz-smoke: deps ## Run each fuzz target for some seconds
 	@fuzz/run.sh

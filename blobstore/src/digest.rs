@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 /// A BLAKE3 hash that does not say of what.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest([u8; Digest::LEN]);
+pub struct Digest([u8; 32]);
 
 /// A text that is not 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,7 +17,7 @@ pub struct DigestError;
 
 impl Digest {
     /// Bytes in a digest.
-    pub const LEN: usize = 32;
+    pub const LEN: usize = size_of::<Self>();
 
     /// Wraps the bytes of a hash computed elsewhere.
     pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {

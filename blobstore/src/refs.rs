@@ -65,7 +65,9 @@ impl RefName {
             if byte.is_ascii_alphanumeric() || b"._-/".contains(&byte) {
                 key.push(byte.into());
             } else {
-                key.push_str(&format!("%{byte:02X}"));
+                key.push('%');
+                let digit = |nibble: u8| char::from(b"0123456789ABCDEF"[usize::from(nibble)]);
+                key.extend([digit(byte >> 4), digit(byte & 15)]);
             }
         }
         Key::new(key).expect("3 * 255 encoded bytes are below the limit of keys")
@@ -242,7 +244,7 @@ mod tests {
         let error = write_ref(&*store, &name, to(3), Some(&version)).await.unwrap_err();
         assert!(matches!(error, RefError::Store { source: StoreError::Conflict(_), .. }));
         assert_eq!(read_ref(&*store, &name).await.unwrap().unwrap().0, to(2));
-        assert_eq!(list_refs(&*store, Some("images")).await.unwrap(), [name.clone()]);
+        assert_eq!(list_refs(&*store, Some("images")).await.unwrap(), std::slice::from_ref(&name));
         delete_ref(&*store, &name).await.unwrap();
         assert_eq!(list_refs(&*store, None).await.unwrap(), []);
     }

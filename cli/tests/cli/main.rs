@@ -10,3 +10,4 @@ mod layout;
 mod node;
 mod run;
 mod tar;
+mod tidy;
