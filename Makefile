@@ -19,8 +19,8 @@ check: deps ## Format, lints, documentation, tests
 bench: ## Measure against containerd (needs a registry with an image: see scripts/bench.sh)
 	@scripts/bench.sh
 
-fuzz-smoke: deps ## Run each fuzz target for some seconds
-	@fuzz/run.sh
+fuzz-smoke: deps ## Run each fuzz target for ten seconds
+	@fuzz/run.sh 10
 
 deps:
 	@scripts/install-deps.sh

@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 
 MIRROR=${NACRE_DEMO_MIRROR:-}
 SUITE=bookworm
-CACHE=target/demo
+TARGET=${CARGO_TARGET_DIR:-target}
+CACHE=$TARGET/demo
 PROGRAM='import json, platform, sqlite3; print("hello from Python", platform.python_version())'
 
 say() { printf '\n== %s\n' "$*"; }
@@ -40,7 +41,7 @@ print(sys.argv[1] % tuple(values))
 ' "$@"
 }
 
-nacre() { target/release/nacre --root "$root" --progress none "$@"; }
+nacre() { "$TARGET/release/nacre" --root "$root" --progress none "$@"; }
 
 root=$(mktemp -d)
 finish() {

@@ -91,7 +91,12 @@ impl Walk<'_> {
         }
     }
 
-    fn differ<T: PartialEq + std::fmt::Display>(&mut self, path: &Path, what: &str, a: T, b: T) {
+    fn differ<T: PartialEq + std::fmt::Display>(
+        &mut self,
+        path: &Path,
+        what: &str,
+        (a, b): (T, T),
+    ) {
         if a != b {
             self.report(path, &format!("{what} {a} | {b}"));
         }
@@ -120,8 +125,7 @@ impl Walk<'_> {
             self.differ(
                 path,
                 "target",
-                a.display().to_string(),
-                b.display().to_string(),
+                (a.display().to_string(), b.display().to_string()),
             );
         } else if a.is_file() && a.len() == b.len() {
             self.contents(path, &left, &right)?;
@@ -133,22 +137,22 @@ impl Walk<'_> {
         let mode = |of: &Metadata| format!("{:04o}", of.mode() & 0o7777);
         let mtime = |of: &Metadata| format!("{}+{:09}ns", of.mtime(), of.mtime_nsec());
         let device = |of: &Metadata| format!("{}:{}", major(of.rdev()), minor(of.rdev()));
-        self.differ(path, "mode", mode(a), mode(b));
-        self.differ(path, "uid", a.uid(), b.uid());
-        self.differ(path, "gid", a.gid(), b.gid());
+        self.differ(path, "mode", (mode(a), mode(b)));
+        self.differ(path, "uid", (a.uid(), b.uid()));
+        self.differ(path, "gid", (a.gid(), b.gid()));
         if !self
             .except
             .mtimes
             .iter()
             .any(|except| Path::new(except) == path)
         {
-            self.differ(path, "mtime", mtime(a), mtime(b));
+            self.differ(path, "mtime", (mtime(a), mtime(b)));
         }
         if a.is_file() || a.is_symlink() {
-            self.differ(path, "size", a.len(), b.len());
+            self.differ(path, "size", (a.len(), b.len()));
         }
         if a.file_type().is_char_device() || a.file_type().is_block_device() {
-            self.differ(path, "device", device(a), device(b));
+            self.differ(path, "device", (device(a), device(b)));
         }
     }
 
@@ -164,9 +168,10 @@ impl Walk<'_> {
                 .any(|prefix| text.starts_with(prefix));
             if a != b && !excepted {
                 let show = |value: Option<&Vec<u8>>| {
-                    value.map_or("none".to_owned(), |v| {
-                        format!("{:?}", v.escape_ascii().to_string())
-                    })
+                    value.map_or_else(
+                        || "none".to_owned(),
+                        |v| format!("{:?}", v.escape_ascii().to_string()),
+                    )
                 };
                 self.report(path, &format!("xattr {text} {} | {}", show(a), show(b)));
             }
@@ -176,7 +181,7 @@ impl Walk<'_> {
     /// Two walks in one order meet each inode by the same name first, or it is not the same set
     /// of names.
     fn links(&mut self, path: &Path, a: &Metadata, b: &Metadata) {
-        self.differ(path, "links", a.nlink(), b.nlink());
+        self.differ(path, "links", (a.nlink(), b.nlink()));
         let mut first = |side: usize, of: &Metadata| {
             let names = &mut self.first_names[side];
             names
@@ -186,7 +191,7 @@ impl Walk<'_> {
         };
         let (a, b) = (first(0, a), first(1, b));
         let show = |name: PathBuf| format!("/{}", name.display());
-        self.differ(path, "same inode as", show(a), show(b));
+        self.differ(path, "same inode as", (show(a), show(b)));
     }
 
     fn children(&mut self, path: &Path) -> io::Result<()> {
