@@ -14,19 +14,35 @@ use scene::{Adder, Files, Layout, Packing, check, files, keys, noise, read, tar}
 
 /// Long enough for several frames, and for a content of several chunks.
 fn base() -> Files {
-    files(&[("bin/sh", 120_000), ("empty", 0), ("lib/large", 3_000_000), ("lib/small", 70)])
+    files(&[
+        ("bin/sh", 120_000),
+        ("empty", 0),
+        ("lib/large", 3_000_000),
+        ("lib/small", 70),
+    ])
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_packing_of_a_layer_stores_the_same() {
     let adder = Adder::new();
     let store = Arc::clone(&adder.ingest.store);
-    let first = adder.add("plain", &Layout::new(&[(Packing::Plain, tar(&base()))])).await;
+    let first = adder
+        .add("plain", &Layout::new(&[(Packing::Plain, tar(&base()))]))
+        .await;
     assert!(first.stats.chunks_new > 4 && !first.unchanged);
-    assert_eq!((first.payload.files, first.payload.bytes_plain), (4, 3_120_070));
+    assert_eq!(
+        (first.payload.files, first.payload.bytes_plain),
+        (4, 3_120_070)
+    );
     for (name, packing) in [("gzip", Packing::Gzip), ("zstd", Packing::Zstd)] {
-        let added = adder.add(name, &Layout::new(&[(packing, tar(&base()))])).await;
-        assert_eq!((added.stats.chunks_new, added.stats.packs), (0, 0), "{name}");
+        let added = adder
+            .add(name, &Layout::new(&[(packing, tar(&base()))]))
+            .await;
+        assert_eq!(
+            (added.stats.chunks_new, added.stats.packs),
+            (0, 0),
+            "{name}"
+        );
         assert_eq!(added.stats.chunks_known, first.stats.chunks_new);
         assert_eq!(added.tree, first.tree);
         assert_eq!(read(&store, name).await, base());
@@ -47,18 +63,34 @@ async fn adding_again_stores_nothing() {
     let again = adder.add("a", &layout).await;
     assert!(again.unchanged);
     assert_eq!((again.id, again.tree), (first.id, first.tree));
-    assert_eq!(counts.requests(), counts.count(Operation::Get).requests, "only name and record");
+    assert_eq!(
+        counts.requests(),
+        counts.count(Operation::Get).requests,
+        "only name and record"
+    );
 
     let renamed = adder.add("b", &layout).await;
-    assert_eq!((renamed.id, renamed.stats.chunks_new, renamed.stats.packs), (first.id, 0, 0));
+    assert_eq!(
+        (renamed.id, renamed.stats.chunks_new, renamed.stats.packs),
+        (first.id, 0, 0)
+    );
     let elsewhere = Adder::over(Arc::clone(&store)).add("c", &layout).await;
-    assert_eq!((elsewhere.id, elsewhere.stats.chunks_new), (first.id, 0), "a node that is new");
+    assert_eq!(
+        (elsewhere.id, elsewhere.stats.chunks_new),
+        (first.id, 0),
+        "a node that is new"
+    );
 
     for name in ["a", "b", "c"] {
-        delete_ref(&*store, &image_ref(name).unwrap()).await.unwrap();
+        delete_ref(&*store, &image_ref(name).unwrap())
+            .await
+            .unwrap();
     }
     let back = adder.add("a", &layout).await;
-    assert_eq!((back.id, back.stats.chunks_new, back.unchanged), (first.id, 0, false));
+    assert_eq!(
+        (back.id, back.stats.chunks_new, back.unchanged),
+        (first.id, 0, false)
+    );
     check(&store).await;
 }
 
@@ -66,20 +98,28 @@ async fn adding_again_stores_nothing() {
 async fn a_second_image_stores_the_difference() {
     let adder = Adder::new();
     let store = Arc::clone(&adder.ingest.store);
-    let first = adder.add("a", &Layout::new(&[(Packing::Plain, tar(&base()))])).await;
+    let first = adder
+        .add("a", &Layout::new(&[(Packing::Plain, tar(&base()))]))
+        .await;
     let upper = files(&[("lib/new", 200_000), ("lib/small", 70)]);
     let mut moved = base();
     let large = moved.remove("lib/large").unwrap();
     moved.insert("opt/other".to_owned(), large);
     let layers = [(Packing::Gzip, tar(&moved)), (Packing::Zstd, tar(&upper))];
     let second = adder.add("b", &Layout::new(&layers)).await;
-    assert_eq!((second.stats.chunks_new, second.stats.bytes_new_plain), (1, 200_000));
+    assert_eq!(
+        (second.stats.chunks_new, second.stats.bytes_new_plain),
+        (1, 200_000)
+    );
     assert_eq!(second.payload.layers.len(), 2);
     let lower = &second.payload.layers[0];
     assert_eq!(lower.chain_id, lower.diff_id);
     assert_eq!(second.payload.layers[1].tree, second.tree.to_string());
     let chained = format!("{} {}", lower.diff_id, second.payload.layers[1].diff_id);
-    assert_eq!(second.payload.layers[1].chain_id, OciDigest::of(chained.as_bytes()));
+    assert_eq!(
+        second.payload.layers[1].chain_id,
+        OciDigest::of(chained.as_bytes())
+    );
     moved.extend(upper);
     assert_eq!(read(&store, "b").await, moved);
     assert_eq!(read(&store, "a").await, base());
@@ -111,7 +151,10 @@ async fn a_plain_directory_is_an_image() {
     let changed = adder.try_add("d", source()).await.unwrap();
     assert!(!changed.unchanged && changed.stats.chunks_new == 1);
     let empty = tempfile::tempdir().unwrap();
-    adder.try_add("e", AddSource::Directory(empty.path().into())).await.unwrap();
+    adder
+        .try_add("e", AddSource::Directory(empty.path().into()))
+        .await
+        .unwrap();
     assert_eq!(read(&adder.ingest.store, "e").await, Files::new());
     check(&adder.ingest.store).await;
 }
@@ -124,7 +167,12 @@ async fn writes_are_ordered_and_a_lease_is_held() {
     let hook = {
         let (store, notes, unheld) = (Arc::clone(&store), Arc::clone(&notes), Arc::clone(&unheld));
         move |operation, key: &str| {
-            let writes = [Operation::Put, Operation::Create, Operation::Replace, Operation::Delete];
+            let writes = [
+                Operation::Put,
+                Operation::Create,
+                Operation::Replace,
+                Operation::Delete,
+            ];
             if !writes.contains(&operation) {
                 return async {}.boxed();
             }
@@ -150,29 +198,56 @@ async fn writes_are_ordered_and_a_lease_is_held() {
 
     let notes = notes.lock().unwrap();
     let stage = |key: &str| {
-        let folders = ["leases/", "packs/", "index/packs/", "trees/", "index/trees/", "records/", "refs/"];
-        folders.iter().position(|folder| key.starts_with(folder)).unwrap()
+        let folders = [
+            "leases/",
+            "packs/",
+            "index/packs/",
+            "trees/",
+            "index/trees/",
+            "records/",
+            "refs/",
+        ];
+        folders
+            .iter()
+            .position(|folder| key.starts_with(folder))
+            .unwrap()
     };
     let stages: Vec<_> = notes.iter().map(|(_, key)| stage(key)).collect();
     let (uploads, rest) = stages[1..].split_at(4);
     let mut uploads = uploads.to_vec();
     uploads.sort_unstable();
-    assert_eq!((stages[0], &uploads[..], rest), (0, &[1, 1, 2, 2][..], &[3, 4, 5, 6, 0][..]));
+    assert_eq!(
+        (stages[0], &uploads[..], rest),
+        (0, &[1, 1, 2, 2][..], &[3, 4, 5, 6, 0][..])
+    );
     for (at, (_, key)) in notes.iter().enumerate() {
         if let Some(pack) = key.strip_prefix("index/") {
-            assert!(notes[..at].iter().any(|(_, before)| before == pack), "{key} before its pack");
+            assert!(
+                notes[..at].iter().any(|(_, before)| before == pack),
+                "{key} before its pack"
+            );
         }
     }
     assert_eq!(notes.first().unwrap().0, Operation::Create);
-    assert_eq!(notes.last().unwrap(), &(Operation::Delete, notes[0].1.clone()));
+    assert_eq!(
+        notes.last().unwrap(),
+        &(Operation::Delete, notes[0].1.clone())
+    );
 }
 
 /// Adds an image while the `passing`th next write fails. Returns whether it hit.
-async fn add_with_failure(kind: FaultKind, passing: u64, layout: &Layout, expected: &Files) -> bool {
+async fn add_with_failure(
+    kind: FaultKind,
+    passing: u64,
+    layout: &Layout,
+    expected: &Files,
+) -> bool {
     let store = memory_store();
     let faults = Arc::new(FaultStore::new(Arc::clone(&store)));
     // Means nothing to writes, but uses up those that are to succeed.
-    let passed = Fault::new(FaultKind::FlipBit(0)).on(&Operation::WRITES).times(passing);
+    let passed = Fault::new(FaultKind::FlipBit(0))
+        .on(&Operation::WRITES)
+        .times(passing);
     faults.inject(passed);
     faults.inject(Fault::new(kind.clone()).on(&Operation::WRITES).times(1));
     let adder = Adder::over(Arc::clone(&faults) as Arc<dyn BlobStore>);
@@ -202,8 +277,13 @@ async fn add_with_failure(kind: FaultKind, passing: u64, layout: &Layout, expect
 async fn any_write_may_fail_and_another_try_goes_on_from_there() {
     let expected = files(&[("one", 20 << 20), ("two", 14 << 20), ("small", 9)]);
     let layers = [&["one", "small"][..], &["two"][..]].map(|names| {
-        let part = expected.iter().filter(|(name, _)| names.contains(&name.as_str()));
-        (Packing::Plain, tar(&part.map(|(n, b)| (n.clone(), b.clone())).collect()))
+        let part = expected
+            .iter()
+            .filter(|(name, _)| names.contains(&name.as_str()));
+        (
+            Packing::Plain,
+            tar(&part.map(|(n, b)| (n.clone(), b.clone())).collect()),
+        )
     });
     let layout = Layout::new(&layers);
     for kind in [FaultKind::FailBefore, FaultKind::FailAfter] {
@@ -221,7 +301,10 @@ async fn a_name_that_someone_else_changed_is_not_overwritten() {
     for replaced in [false, true] {
         let store = memory_store();
         let name = image_ref("a").unwrap();
-        let to = |byte: u8| Ref { record: RecordId::new(Digest::of(&[byte])), changed_ms: 0 };
+        let to = |byte: u8| Ref {
+            record: RecordId::new(Digest::of(&[byte])),
+            changed_ms: 0,
+        };
         if replaced {
             write_ref(&*store, &name, to(1), None).await.unwrap();
         }
@@ -233,16 +316,27 @@ async fn a_name_that_someone_else_changed_is_not_overwritten() {
                 async move {
                     if now {
                         let seen = read_ref(&*store, &name).await.unwrap().map(|seen| seen.1);
-                        write_ref(&*store, &name, to(2), seen.as_ref()).await.unwrap();
+                        write_ref(&*store, &name, to(2), seen.as_ref())
+                            .await
+                            .unwrap();
                     }
                 }
                 .boxed()
             }
         };
         let adder = Adder::over(Arc::new(HookStore::new(Arc::clone(&store), hook)));
-        let error = adder.refused_as("a", &Layout::new(&[(Packing::Plain, tar(&base()))])).await;
-        let told = if replaced { "was changed by someone else" } else { "exists already" };
-        assert!(error.starts_with("ref images/a:latest: ") && error.contains(told), "{error}");
+        let error = adder
+            .refused_as("a", &Layout::new(&[(Packing::Plain, tar(&base()))]))
+            .await;
+        let told = if replaced {
+            "was changed by someone else"
+        } else {
+            "exists already"
+        };
+        assert!(
+            error.starts_with("ref images/a:latest: ") && error.contains(told),
+            "{error}"
+        );
         assert_eq!(read_ref(&*store, &name).await.unwrap().unwrap().0, to(2));
         assert_eq!(keys(&store, "leases").await, Vec::<String>::new());
     }
@@ -262,7 +356,9 @@ async fn damaged_layers_are_named_and_nothing_is_published() {
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 1;
             }),
-            ("flipped at the end", |bytes| *bytes.last_mut().unwrap() ^= 1),
+            ("flipped at the end", |bytes| {
+                *bytes.last_mut().unwrap() ^= 1
+            }),
             ("cut", |bytes| bytes.truncate(bytes.len() / 2)),
             ("cut by one", |bytes| drop(bytes.pop())),
             ("longer", |bytes| bytes.push(0)),
@@ -297,8 +393,14 @@ async fn a_layer_that_does_not_fit_is_named() {
     let layout = Layout::new(&[(Packing::Plain, lower), (Packing::Gzip, upper)]);
     let adder = Adder::new();
     let error = adder.refused_as("a", &layout).await;
-    assert!(error.contains(layout.layers[1].hex()) && error.contains("not a directory"), "{error}");
-    assert_eq!(keys(&adder.ingest.store, "refs").await, Vec::<String>::new());
+    assert!(
+        error.contains(layout.layers[1].hex()) && error.contains("not a directory"),
+        "{error}"
+    );
+    assert_eq!(
+        keys(&adder.ingest.store, "refs").await,
+        Vec::<String>::new()
+    );
     check(&adder.ingest.store).await;
 }
 
@@ -308,7 +410,10 @@ async fn two_ingests_at_once_share_what_they_store() {
     let image = |own: &str| {
         let mut all = shared.clone();
         all.insert(own.to_owned(), noise(own, 12 << 20));
-        let layers = [(Packing::Plain, tar(&shared)), (Packing::Plain, tar(&files(&[(own, 12 << 20)])))];
+        let layers = [
+            (Packing::Plain, tar(&shared)),
+            (Packing::Plain, tar(&files(&[(own, 12 << 20)]))),
+        ];
         (Layout::new(&layers), all)
     };
     let ((left, left_files), (right, right_files)) = (image("left"), image("right"));
@@ -332,12 +437,20 @@ async fn two_ingests_at_once_share_what_they_store() {
 async fn of_two_nodes_that_want_one_name_at_least_one_gets_it() {
     let layout = Layout::new(&[(Packing::Zstd, tar(&base()))]);
     let store = memory_store();
-    let (a, b) = (Adder::over(Arc::clone(&store)), Adder::over(Arc::clone(&store)));
-    let (left, right) =
-        tokio::join!(a.try_add("x", layout.source()), b.try_add("x", layout.source()));
+    let (a, b) = (
+        Adder::over(Arc::clone(&store)),
+        Adder::over(Arc::clone(&store)),
+    );
+    let (left, right) = tokio::join!(
+        a.try_add("x", layout.source()),
+        b.try_add("x", layout.source())
+    );
     let added: Vec<_> = [left, right].into_iter().filter_map(Result::ok).collect();
     assert!(!added.is_empty());
-    let (target, _) = read_ref(&*store, &image_ref("x").unwrap()).await.unwrap().unwrap();
+    let (target, _) = read_ref(&*store, &image_ref("x").unwrap())
+        .await
+        .unwrap()
+        .unwrap();
     assert!(added.iter().any(|image| image.id == target.record));
     assert_eq!(read(&store, "x").await, base());
     check(&store).await;

@@ -52,13 +52,19 @@ impl Packing {
 /// Incompressible bytes that depend on `seed` alone.
 pub(super) fn noise(seed: &str, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(seed.as_bytes()).finalize_xof().fill(&mut bytes);
+    blake3::Hasher::new()
+        .update(seed.as_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
     bytes
 }
 
 /// Makes files of noise: names and lengths.
 pub(super) fn files(described: &[(&str, usize)]) -> Files {
-    described.iter().map(|(path, len)| ((*path).to_owned(), noise(path, *len))).collect()
+    described
+        .iter()
+        .map(|(path, len)| ((*path).to_owned(), noise(path, *len)))
+        .collect()
 }
 
 pub(super) fn tar(files: &Files) -> Vec<u8> {
@@ -81,7 +87,10 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn new(layers: &[(Packing, Vec<u8>)]) -> Self {
-        Self::with_diff_ids(layers, layers.iter().map(|(_, tar)| OciDigest::of(tar)).collect())
+        Self::with_diff_ids(
+            layers,
+            layers.iter().map(|(_, tar)| OciDigest::of(tar)).collect(),
+        )
     }
 
     pub(super) fn with_diff_ids(layers: &[(Packing, Vec<u8>)], diff_ids: Vec<OciDigest>) -> Self {
@@ -93,8 +102,10 @@ impl Layout {
             std::fs::write(blobs.join(digest.hex()), bytes).unwrap();
             json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
         };
-        let described: Vec<Value> =
-            layers.iter().map(|(p, tar)| blob(p.media_type(), &p.pack(tar))).collect();
+        let described: Vec<Value> = layers
+            .iter()
+            .map(|(p, tar)| blob(p.media_type(), &p.pack(tar)))
+            .collect();
         let digest = |layer: &Value| layer["digest"].as_str().unwrap().parse().unwrap();
         let digests = described.iter().map(digest).collect();
         let host = Platform::host();
@@ -113,18 +124,32 @@ impl Layout {
             "manifests": [blob(manifest_type, manifest.to_string().as_bytes())],
         });
         let root = directory.path();
-        std::fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
+        std::fs::write(
+            root.join("oci-layout"),
+            r#"{"imageLayoutVersion": "1.0.0"}"#,
+        )
+        .unwrap();
         std::fs::write(root.join("index.json"), index.to_string()).unwrap();
-        Self { directory, layers: digests }
+        Self {
+            directory,
+            layers: digests,
+        }
     }
 
     pub(super) fn source(&self) -> AddSource {
-        AddSource::Image(Arc::new(LayoutDirectory::new(self.directory.path().into(), None)))
+        AddSource::Image(Arc::new(LayoutDirectory::new(
+            self.directory.path().into(),
+            None,
+        )))
     }
 
     /// Changes the blob of a layer in place.
     pub(super) fn damage(&self, layer: usize, damage: impl FnOnce(&mut Vec<u8>)) {
-        let file = self.directory.path().join("blobs/sha256").join(self.layers[layer].hex());
+        let file = self
+            .directory
+            .path()
+            .join("blobs/sha256")
+            .join(self.layers[layer].hex());
         let mut bytes = std::fs::read(&file).unwrap();
         damage(&mut bytes);
         std::fs::write(file, bytes).unwrap();
@@ -152,10 +177,16 @@ impl Adder {
             limits: LayerLimits::default(),
             layers_at_once: 2,
             chunk_bytes: CHUNK_BYTES_AVERAGE,
-            writer: WriterOptions { threads: 2, ..WriterOptions::default() },
+            writer: WriterOptions {
+                threads: 2,
+                ..WriterOptions::default()
+            },
             holder: "test".to_owned(),
         };
-        Self { _directory: directory, ingest }
+        Self {
+            _directory: directory,
+            ingest,
+        }
     }
 
     pub(super) async fn try_add(
@@ -163,7 +194,9 @@ impl Adder {
         name: &str,
         source: AddSource,
     ) -> Result<AddedImage, IngestError> {
-        self.ingest.add(name, source, &Platform::host(), Arc::new(NoProgress)).await
+        self.ingest
+            .add(name, source, &Platform::host(), Arc::new(NoProgress))
+            .await
     }
 
     pub(super) async fn add(&self, name: &str, layout: &Layout) -> AddedImage {
@@ -186,14 +219,22 @@ impl Adder {
 /// Lists the keys below a folder.
 pub(super) async fn keys(store: &Arc<dyn BlobStore>, folder: &str) -> Vec<String> {
     let listed: Vec<_> = store.list(folder).try_collect().await.unwrap();
-    listed.into_iter().map(|object| object.key.to_string()).collect()
+    listed
+        .into_iter()
+        .map(|object| object.key.to_string())
+        .collect()
 }
 
 /// Checks a store, with all its data, from a node that knows nothing.
 pub(super) async fn check(store: &Arc<dyn BlobStore>) -> FsckReport {
     let node = Adder::over(Arc::clone(store));
-    let options = FsckOptions { read_data: true, rebuild_index: false };
-    let report = fsck(Arc::clone(store), Arc::clone(&node.ingest.index), options).await.unwrap();
+    let options = FsckOptions {
+        read_data: true,
+        rebuild_index: false,
+    };
+    let report = fsck(Arc::clone(store), Arc::clone(&node.ingest.index), options)
+        .await
+        .unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
     report
 }
@@ -203,7 +244,9 @@ pub(super) async fn read(store: &Arc<dyn BlobStore>, name: &str) -> Files {
     let image = Image::find(&**store, name).await.unwrap();
     let node = Adder::over(Arc::clone(store));
     let index = Arc::clone(&node.ingest.index);
-    load_packs(store, &index, &image.record.packs).await.unwrap();
+    load_packs(store, &index, &image.record.packs)
+        .await
+        .unwrap();
     let origin = Arc::new(Origin::new(Arc::clone(store)));
     let reader = Reader::new(index, vec![origin], ReaderOptions::default());
     let root = reader.tree(image.tree().unwrap()).await.unwrap();
@@ -215,7 +258,10 @@ pub(super) async fn read(store: &Arc<dyn BlobStore>, name: &str) -> Files {
             let path = path.to_str().unwrap().to_owned();
             match entry.node {
                 Node::Directory(below) => left.push((path, below)),
-                Node::File { content, size_bytes } => {
+                Node::File {
+                    content,
+                    size_bytes,
+                } => {
                     let list = reader.chunk_list(content, size_bytes).await.unwrap();
                     let mut bytes = Vec::new();
                     for extent in list.extents() {
