@@ -1,0 +1,8 @@
+//! What the binary makes of writers that are killed and of objects that are damaged. Mounts: to be
+//! run as root.
+
+#![cfg(test)]
+
+mod corruption;
+mod crash;
+mod scene;
