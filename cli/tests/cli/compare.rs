@@ -121,12 +121,11 @@ impl Walk<'_> {
         }
         self.links(path, &a, &b);
         if a.is_symlink() {
-            let (a, b) = (std::fs::read_link(&left)?, std::fs::read_link(&right)?);
-            self.differ(
-                path,
-                "target",
-                (a.display().to_string(), b.display().to_string()),
-            );
+            let target = |link| -> io::Result<String> {
+                let target = std::fs::read_link(link)?;
+                Ok(target.as_os_str().as_bytes().escape_ascii().to_string())
+            };
+            self.differ(path, "target", (target(&left)?, target(&right)?));
         } else if a.is_file() && a.len() == b.len() {
             self.contents(path, &left, &right)?;
         }

@@ -24,7 +24,10 @@ const CONFINED: [(&str, &str); 4] = [
 const LINES_MAX: usize = 800;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 fn layer(package: &str) -> Option<usize> {
@@ -37,7 +40,9 @@ fn judge(package: &str, dependency: &str) -> Option<String> {
         (None, _) => Some(format!("{package} is in no layer")),
         (_, None) => None,
         (Some(above), Some(below)) if above > below || package == dependency => None,
-        (Some(_), Some(_)) => Some(format!("{package} imports {dependency}, which is not below it")),
+        (Some(_), Some(_)) => Some(format!(
+            "{package} imports {dependency}, which is not below it"
+        )),
     }
 }
 
@@ -48,10 +53,17 @@ fn imports_go_downwards_only() {
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
+    assert!(
+        metadata.status.success(),
+        "{}",
+        String::from_utf8_lossy(&metadata.stderr)
+    );
     let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
-    assert_eq!(packages.len(), LAYERS.iter().map(|layer| layer.len()).sum::<usize>());
+    assert_eq!(
+        packages.len(),
+        LAYERS.iter().map(|layer| layer.len()).sum::<usize>()
+    );
     for package in packages {
         let name = package["name"].as_str().unwrap();
         for dependency in package["dependencies"].as_array().unwrap() {
@@ -81,11 +93,21 @@ fn sources() -> Vec<PathBuf> {
         }
     }
     let mut found = Vec::new();
-    for package in ["blobstore", "cli", "fs", "launcher", "region-cache", "snapshotter"] {
+    for package in [
+        "blobstore",
+        "cli",
+        "fs",
+        "launcher",
+        "region-cache",
+        "snapshotter",
+    ] {
         visit(&root().join(package), &mut found);
     }
     assert!(found.len() > 100, "the sources are elsewhere");
-    found.iter().map(|path| path.strip_prefix(root()).unwrap().to_owned()).collect()
+    found
+        .iter()
+        .map(|path| path.strip_prefix(root()).unwrap().to_owned())
+        .collect()
 }
 
 #[test]
@@ -93,7 +115,9 @@ fn heavy_libraries_are_named_in_one_place_each() {
     for path in sources() {
         let text = std::fs::read_to_string(root().join(&path)).unwrap();
         for (library, place) in CONFINED {
-            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let code = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"));
             let named = code.into_iter().any(|line| {
                 line.trim_start().starts_with(&format!("use {library}"))
                     || line.contains(&format!(" {library}"))
