@@ -85,6 +85,13 @@ pub(crate) enum Verb {
     Version,
 }
 
+impl Verb {
+    /// Tells whether the verb forwards interrupts, or ends in its own way.
+    pub(crate) const fn sees_to_signals(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Exec(_) | Self::Daemon)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageVerb {
     /// Add an image to the store

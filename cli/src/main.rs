@@ -38,6 +38,7 @@ fn main() -> ExitCode {
 /// Runs a verb; those that do not forward signals themselves end at the first interrupt.
 async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let settings = Settings::resolve(arguments.global)?;
+    let sees_to_signals = arguments.verb.sees_to_signals();
     let done = |result: Result<(), Failure>| result.map(|()| ExitCode::SUCCESS);
     let verb = async {
         match arguments.verb {
@@ -56,7 +57,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             Verb::Version => done(info::version(&settings)),
         }
     };
-    if settings.forwards_signals {
+    if sees_to_signals {
         return verb.await;
     }
     tokio::select! {

@@ -37,8 +37,6 @@ pub(crate) struct Settings {
     pub(crate) json: bool,
     pub(crate) progress: ProgressKind,
     pub(crate) clock: Arc<dyn Clock>,
-    /// The verb sees to signals itself.
-    pub(crate) forwards_signals: bool,
 }
 
 impl Settings {
@@ -65,7 +63,6 @@ impl Settings {
             json: global.json,
             progress: global.progress,
             clock: Arc::new(SystemClock::new()),
-            forwards_signals: false,
         })
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nacre_blobstore::{
-    CHUNK_BYTES_AVERAGE, Clock, CrashHook, CrashPoint, FRAME_BYTES_TARGET, WriterOptions,
+    CHUNK_BYTES_AVERAGE, Clock, CrashHook, CrashPoint, FRAME_BYTES_TARGET, WriterOptions, check_store,
 };
 use nacre_snapshotter::layer::LayerLimits;
 use nacre_snapshotter::oci::{self, CredentialStore, Platform, RegistryOptions, Source};
@@ -46,6 +46,11 @@ pub(super) async fn add(settings: &Settings, arguments: ImageAdd) -> Result<(), 
         None => Platform::host(),
     };
     let store = settings.open_store()?;
+    if !settings.index_path("ingest").exists() {
+        // Once a root and store: no ref may be written where races have two winners.
+        let checked = check_store(&*store, settings.seed()).await;
+        checked.map_err(Failure::of("use store", &settings.store.to_string()))?;
+    }
     let index = settings.open_index().await?;
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let ingest = Ingest {
