@@ -39,7 +39,10 @@ fn repair_checksum(block: &mut [u8]) {
 
 fn check_entry(entry: &LayerEntry) {
     let limits = limits();
-    for path in [Some(&entry.path), hard_link_target(entry)].into_iter().flatten() {
+    for path in [Some(&entry.path), hard_link_target(entry)]
+        .into_iter()
+        .flatten()
+    {
         assert!(path.as_bytes().len() <= limits.path_bytes_max);
         assert!(path.components().count() <= limits.depth_max);
         for name in path.components() {
@@ -47,7 +50,10 @@ fn check_entry(entry: &LayerEntry) {
             assert!(name.len() <= limits.name_bytes_max);
         }
     }
-    let directory = matches!(entry.kind, EntryKind::Directory | EntryKind::OpaqueDirectory);
+    let directory = matches!(
+        entry.kind,
+        EntryKind::Directory | EntryKind::OpaqueDirectory
+    );
     assert!(directory || !entry.path.is_root());
     assert!(entry.attributes.mode <= 0o7777);
     assert!(entry.attributes.mtime.nanoseconds < 1_000_000_000);

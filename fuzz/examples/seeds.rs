@@ -1,0 +1,170 @@
+//! Makes seeds from the objects of a store in a directory.
+//!
+//! ```text
+//! seeds STORE_DIR OUT_DIR [SEEDS_MAX [BYTES_MAX]]
+//! ```
+//! Writes at most `SEEDS_MAX` files of at most `BYTES_MAX` bytes to `OUT_DIR/TARGET` for every
+//! target that decodes what a store holds: spread evenly over their lengths, so that small and
+//! large ones are there, and named by their hash, so that a second run adds nothing.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nacre_blobstore::{
+    Digest, FrameEntry, ItemKind, Key, LeaseRecord, PackIndex, PackKind, RefName, UnverifiedBytes,
+};
+use nacre_fuzz::join_frame;
+
+type Failure = Box<dyn Error>;
+
+const SEEDS_MAX: usize = 200;
+const BYTES_MAX: usize = 16 << 10;
+
+/// The seeds of one target, shortest first.
+#[derive(Default)]
+struct Seeds(BTreeSet<(usize, Vec<u8>)>);
+
+impl Seeds {
+    fn add(&mut self, bytes: impl Into<Vec<u8>>) {
+        let bytes = bytes.into();
+        self.0.insert((bytes.len(), bytes));
+    }
+
+    fn write(mut self, folder: &Path, seeds_max: usize, bytes_max: usize) -> Result<(), Failure> {
+        self.0.retain(|(len, _)| *len <= bytes_max);
+        fs::create_dir_all(folder)?;
+        let step = self.0.len().div_ceil(seeds_max).max(1);
+        for (_, bytes) in self.0.iter().step_by(step) {
+            let name = Digest::of(bytes).to_string();
+            fs::write(folder.join(&name[..16]), bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that a walk over a store finds.
+#[derive(Default)]
+struct Found {
+    chunk_lists: Seeds,
+    frames: Seeds,
+    leases: Seeds,
+    pack_indexes: Seeds,
+    records: Seeds,
+    refs: Seeds,
+    trees: Seeds,
+}
+
+impl Found {
+    fn walk(store: &Path) -> Result<Self, Failure> {
+        let mut found = Self::default();
+        for kind in PackKind::ALL {
+            for index_file in files(&store.join(kind.index_folder()))? {
+                let encoded = fs::read(&index_file)?;
+                let pack = fs::read(
+                    store
+                        .join(kind.folder())
+                        .join(index_file.file_name().unwrap()),
+                )?;
+                let (_, index) = PackIndex::decode_unnamed(&encoded)?;
+                found.pack_indexes.add(encoded);
+                found.add_frames(&index, &pack)?;
+            }
+        }
+        for record in files(&store.join("records"))? {
+            found.records.add(fs::read(record)?);
+        }
+        for file in files(&store.join("refs"))? {
+            let key = file
+                .strip_prefix(store)?
+                .to_str()
+                .ok_or("key is not text")?;
+            found.refs.add(fs::read(&file)?);
+            found.refs.add(key);
+            if let Some(name) = RefName::from_key(&Key::new(key)?) {
+                found.refs.add(name.as_str());
+            }
+        }
+        // A store at rest has no leases.
+        for holder in ["node-1 ingest", "", "h\u{f6}st"] {
+            let record = LeaseRecord {
+                token: 1,
+                expires_ms: 1 << 40,
+                holder: holder.into(),
+            };
+            found.leases.add(record.encode());
+        }
+        Ok(found)
+    }
+
+    fn add_frames(&mut self, index: &PackIndex, pack: &[u8]) -> Result<(), Failure> {
+        let stored = |entry: &FrameEntry| {
+            let range = entry.range();
+            pack.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+        };
+        for entry in index.frames() {
+            let stored = stored(entry).ok_or("frame is not in its pack")?;
+            join_frame(entry, stored)
+                .into_iter()
+                .for_each(|input| self.frames.add(input));
+        }
+        if index.kind() == PackKind::Data {
+            return Ok(());
+        }
+        for (frame, number, item) in index.items() {
+            let entry = &index.frames()[frame as usize];
+            let stored = stored(entry).ok_or("frame is not in its pack")?.to_vec();
+            let plain = entry.decode(UnverifiedBytes::new(stored.into()))?;
+            let bytes = plain
+                .item(number)
+                .ok_or("item is not in its frame")?
+                .into_untrusted();
+            match item.kind {
+                ItemKind::Tree(_) => self.trees.add(bytes),
+                ItemKind::ChunkList(_) => self.chunk_lists.add(bytes),
+                ItemKind::Chunk(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the files below a folder, none when it is not there.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    if !folder.exists() {
+        return Ok(files);
+    }
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(self::files(&path)?);
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [store, out, limits @ ..] = &arguments[..] else {
+        return Err("usage: seeds STORE_DIR OUT_DIR [SEEDS_MAX [BYTES_MAX]]".into());
+    };
+    let limit = |at: usize, default| limits.get(at).map_or(Ok(default), |text| text.parse());
+    let (seeds_max, bytes_max) = (limit(0, SEEDS_MAX)?, limit(1, BYTES_MAX)?);
+    let found = Found::walk(Path::new(store))?;
+    for (target, seeds) in [
+        ("chunk_list", found.chunk_lists),
+        ("frame", found.frames),
+        ("lease_record", found.leases),
+        ("pack_index", found.pack_indexes),
+        ("record", found.records),
+        ("ref_name", found.refs),
+        ("tree", found.trees),
+    ] {
+        seeds.write(&Path::new(out).join(target), seeds_max, bytes_max)?;
+    }
+    Ok(())
+}
