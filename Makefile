@@ -16,7 +16,8 @@ check: deps ## Format, lints, documentation, tests
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --no-deps --locked
 	@scripts/test.sh
 
-bench: ## Measure against containerd (needs a registry with an image: see scripts/bench.sh)
+bench: deps ## Measure starts and reads; scripts/bench.sh says what it needs
+	cargo build --release --locked -p nacre-cli
 	@scripts/bench.sh
 
 fuzz-smoke: deps ## Run each fuzz target for ten seconds

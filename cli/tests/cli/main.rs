@@ -9,5 +9,6 @@ mod images;
 mod layout;
 mod node;
 mod run;
+mod stores;
 mod tar;
 mod tidy;
