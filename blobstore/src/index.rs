@@ -148,6 +148,11 @@ impl ChunkIndex {
                 batch.delete_cf(family, &last);
             }
         }
+        // Readers key frames in memory by pack numbers, so none is ever given out twice.
+        let packs = self.family(PACKS);
+        if let Some(next) = self.db.get_cf(packs, NEXT_NUMBER_KEY)? {
+            batch.put_cf(packs, NEXT_NUMBER_KEY, next);
+        }
         Ok(self.db.write(batch)?)
     }
 

@@ -64,3 +64,24 @@ fn is_reopened_as_it_was_and_busy_while_open() {
     let index = ChunkIndex::open(dir.path()).unwrap();
     assert!(index.locate(chunk(b"a")).unwrap().is_some());
 }
+
+#[test]
+fn numbers_of_packs_are_never_given_out_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = ChunkIndex::open(dir.path()).unwrap();
+    let (a, a_index) = pack(PackKind::Data, &[(chunk(b"a"), b"a")]);
+    let (b, b_index) = pack(PackKind::Data, &[(chunk(b"b"), b"b")]);
+    index.insert(a, &a_index).unwrap();
+    let before = index.locate(chunk(b"a")).unwrap().unwrap();
+    index.clear().unwrap();
+    assert!(index.packs().unwrap().is_empty());
+    index.insert(b, &b_index).unwrap();
+    let after = index.locate(chunk(b"b")).unwrap().unwrap();
+    assert_ne!(before.pack, after.pack);
+    assert!(index.pack(before.pack).is_err());
+    index.clear().unwrap();
+    drop(index);
+    let index = ChunkIndex::open(dir.path()).unwrap();
+    index.insert(a, &a_index).unwrap();
+    assert!(index.locate(chunk(b"a")).unwrap().unwrap().pack > after.pack);
+}
