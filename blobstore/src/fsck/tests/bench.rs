@@ -111,7 +111,7 @@ impl Bench {
             *packs
                 .clone()
                 .find(|pack| !before.contains(pack))
-                .or(packs.next())
+                .or_else(|| packs.next())
                 .unwrap()
         };
         let (data, tree) = (of(PackKind::Data), of(PackKind::Tree));

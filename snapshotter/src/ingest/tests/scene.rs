@@ -87,13 +87,11 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn new(layers: &[(Packing, Vec<u8>)]) -> Self {
-        Self::with_diff_ids(
-            layers,
-            layers.iter().map(|(_, tar)| OciDigest::of(tar)).collect(),
-        )
+        let diff_ids: Vec<_> = layers.iter().map(|(_, tar)| OciDigest::of(tar)).collect();
+        Self::with_diff_ids(layers, &diff_ids)
     }
 
-    pub(super) fn with_diff_ids(layers: &[(Packing, Vec<u8>)], diff_ids: Vec<OciDigest>) -> Self {
+    pub(super) fn with_diff_ids(layers: &[(Packing, Vec<u8>)], diff_ids: &[OciDigest]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let blobs = directory.path().join("blobs/sha256");
         std::fs::create_dir_all(&blobs).unwrap();
