@@ -1,0 +1,234 @@
+//! A node behind its control API, with a real mount: to be run as root.
+
+#![cfg(test)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use nacre_blobstore::testing::{FaultStore, memory_store};
+use nacre_blobstore::{
+    BlobStore, CHUNK_BYTES_AVERAGE, ChunkIndex, Record, RecordKind, Ref, SystemClock,
+    WriterOptions, write_ref,
+};
+use nacre_snapshotter::layer::LayerLimits;
+use nacre_snapshotter::oci::Platform;
+use nacre_snapshotter::{
+    AddSource, AddedImage, Client, ClientError, Image, ImageError, Ingest, NoProgress, Node,
+    NodeOptions, image_ref, serve,
+};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+async fn add(store: &Arc<dyn BlobStore>, name: &str, directory: &Path) -> AddedImage {
+    let index = tempfile::tempdir().unwrap();
+    let ingest = Ingest {
+        store: Arc::clone(store),
+        index: Arc::new(ChunkIndex::open(index.path()).unwrap()),
+        clock: Arc::new(SystemClock::new()),
+        limits: LayerLimits::default(),
+        layers_at_once: 1,
+        chunk_bytes: CHUNK_BYTES_AVERAGE,
+        writer: WriterOptions::default(),
+        holder: "test".to_owned(),
+    };
+    let source = AddSource::Directory(directory.into());
+    ingest
+        .add(name, source, &Platform::host(), Arc::new(NoProgress))
+        .await
+        .unwrap()
+}
+
+fn image(content: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("etc")).unwrap();
+    std::fs::write(directory.path().join("etc/name"), content).unwrap();
+    directory
+}
+
+fn start(store: &Arc<dyn BlobStore>, root: &Path) -> Arc<Node> {
+    let options = NodeOptions {
+        root: root.into(),
+        index: root.join("index"),
+        store: Arc::clone(store),
+        store_url: "memory:".to_owned(),
+        sources: Vec::new(),
+        clock: Arc::new(SystemClock::new()),
+    };
+    Arc::new(Node::start(options, Handle::current()).unwrap())
+}
+
+async fn read(path: std::path::PathBuf) -> std::io::Result<String> {
+    tokio::task::spawn_blocking(move || std::fs::read_to_string(path))
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_found_by_name_and_by_id() {
+    let store = memory_store();
+    let (left, right) = (image("left"), image("right"));
+    let (a, b) = (
+        add(&store, "a", left.path()).await,
+        add(&store, "host:5000/b:v2", right.path()).await,
+    );
+    let named = Image::find(&*store, "a:latest").await.unwrap();
+    assert_eq!((named.id, named.name.as_deref()), (a.id, Some("a:latest")));
+    assert_eq!(named.tree(), Some(a.tree));
+    let by_id = Image::find(&*store, &b.id.to_string()).await.unwrap();
+    assert_eq!((by_id.id, by_id.name, by_id.changed_ms), (b.id, None, 0));
+    let names: Vec<_> = Image::list(&*store)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|i| i.name.unwrap())
+        .collect();
+    assert_eq!(names, ["a:latest", "host:5000/b:v2"]);
+
+    let missing = [
+        ("none", "none"),
+        ("a:v1", "a:v1"),
+        ("host:5000/b", "host:5000/b"),
+    ];
+    for (asked, told) in missing {
+        let error = Image::find(&*store, asked).await.unwrap_err();
+        assert!(matches!(error, ImageError::NotFound(name) if name == told));
+    }
+    let other_id = a.id.to_string().replace(['0', '1', '2', '3'], "4");
+    assert!(matches!(
+        Image::find(&*store, &other_id).await,
+        Err(ImageError::NotFound(_))
+    ));
+    assert!(matches!(
+        Image::find(&*store, "a/../b").await,
+        Err(ImageError::Name(_))
+    ));
+
+    Image::remove(&*store, "a").await.unwrap();
+    assert!(matches!(
+        Image::remove(&*store, "a").await,
+        Err(ImageError::NotFound(_))
+    ));
+    assert_eq!(Image::list(&*store).await.unwrap().len(), 1);
+    assert_eq!(
+        Image::find(&*store, &a.id.to_string())
+            .await
+            .unwrap()
+            .tree(),
+        Some(a.tree)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_image_is_told_from_what_is_not_there() {
+    let store = memory_store();
+    let added = add(&store, "a", image("x").path()).await;
+    let record = Record::read(&*store, added.id).await.unwrap();
+    for (name, kind, payload) in [
+        ("snapshot", RecordKind::Snapshot, record.payload.clone()),
+        ("garbled", RecordKind::Image, b"{}".to_vec()),
+        ("empty", RecordKind::Image, Vec::new()),
+    ] {
+        let record = Record {
+            kind,
+            payload,
+            ..record.clone()
+        }
+        .write(&*store)
+        .await
+        .unwrap();
+        let target = Ref {
+            record,
+            changed_ms: 0,
+        };
+        write_ref(&*store, &image_ref(name).unwrap(), target, None)
+            .await
+            .unwrap();
+        assert!(
+            matches!(Image::find(&*store, name).await, Err(ImageError::Kind(_))),
+            "{name}"
+        );
+    }
+    store.delete(&added.id.key()).await.unwrap();
+    let lost = Image::find(&*store, "a").await;
+    assert!(
+        matches!(lost, Err(ImageError::Record { .. })),
+        "a name without its record is damage"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_serves_images_over_its_socket_and_starts_again() {
+    let store = memory_store();
+    let faults = Arc::new(FaultStore::new(Arc::clone(&store)));
+    let seen: Arc<dyn BlobStore> = Arc::clone(&faults) as _;
+    let added = add(&store, "a", image("left").path()).await;
+    let root = tempfile::tempdir().unwrap();
+    let socket = root.path().join("nacre.sock");
+    let client = Client::new(socket.clone());
+    assert!(matches!(
+        client.info().await,
+        Err(ClientError::NotRunning(_))
+    ));
+    // The second start meets what a killed daemon leaves: its socket.
+    for run in 0..2 {
+        let node = start(&seen, root.path());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = {
+            let (node, socket) = (Arc::clone(&node), socket.clone());
+            tokio::spawn(async move { serve(node, &socket, async { drop(stopped.await) }).await })
+        };
+        let mut info = client.info().await;
+        while matches!(
+            info,
+            Err(ClientError::NotRunning(_) | ClientError::Connection(_))
+        ) {
+            tokio::task::yield_now().await;
+            info = client.info().await;
+        }
+        let info = info.unwrap();
+        assert_eq!(
+            (info.pid, info.store.as_str()),
+            (std::process::id(), "memory:")
+        );
+        assert_eq!(info.packs, run * 2, "the index outlives the process");
+
+        let opened = client.open_image("a").await.unwrap();
+        assert_eq!(
+            (opened.image, opened.tree),
+            (added.id.to_string(), added.tree.to_string())
+        );
+        assert_eq!(read(opened.view.join("etc/name")).await.unwrap(), "left");
+        assert_eq!(client.info().await.unwrap().packs, 2);
+        let stats = client.cache_stats().await.unwrap();
+        assert_eq!((stats.corrupt, stats.failed_reads), (0, 0));
+
+        for (name, code) in [("none", 10), ("a b", 2)] {
+            let refused = client.open_image(name).await.unwrap_err();
+            assert!(
+                matches!(refused, ClientError::Refused { code: c, .. } if c == code),
+                "{name}"
+            );
+        }
+        faults.set_partitioned(true);
+        let refused = client.open_image("a").await.unwrap_err();
+        assert!(
+            matches!(refused, ClientError::Refused { code: 1, ref error } if error.contains("injected"))
+        );
+        assert_eq!(
+            read(opened.view.join("etc/name")).await.unwrap(),
+            "left",
+            "cached"
+        );
+        faults.heal();
+        client.open_image("a").await.unwrap();
+
+        stop.send(()).unwrap();
+        server.await.unwrap().unwrap();
+        Arc::try_unwrap(node).unwrap().stop().await.unwrap();
+        assert!(matches!(
+            client.info().await,
+            Err(ClientError::NotRunning(_))
+        ));
+        assert!(socket.exists(), "the socket is left for the caller");
+    }
+}
