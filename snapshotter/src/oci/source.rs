@@ -228,6 +228,14 @@ impl FromStr for ImageReference {
             None => (None, Reference::try_from(text)),
         };
         let parsed = parsed.map_err(|error| invalid(&error))?;
+        // The client's grammar allows letters of any script in a tag, and takes `Upper` in
+        // `Upper/app` first for a host and then for a part of the repository.
+        if !text.is_ascii() {
+            return Err(invalid(&"not in ASCII"));
+        }
+        if parsed.repository().bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(invalid(&"a repository is lower-case"));
+        }
         let digest = parsed
             .digest()
             .map(str::parse)
@@ -322,6 +330,8 @@ mod tests {
             "http://x/y",
             "docker://",
             "docker://Upper/Case",
+            "docker://Upper/case",
+            "docker://a:t\u{e9}",
             "docker://a b",
             "docker://a:",
             "docker://[::1/a",
