@@ -4,8 +4,8 @@
 //! seeds STORE_DIR OUT_DIR [SEEDS_MAX [BYTES_MAX]]
 //! ```
 //! Writes at most `SEEDS_MAX` files of at most `BYTES_MAX` bytes to `OUT_DIR/TARGET` for every
-//! target that decodes what a store holds: spread evenly over their lengths, so that small and
-//! large ones are there, and named by their hash, so that a second run adds nothing.
+//! target that decodes what a store holds: every n-th by length, so that not only the shortest
+//! are there, and named by their hash, so that a second run adds nothing.
 
 use std::collections::BTreeSet;
 use std::error::Error;
