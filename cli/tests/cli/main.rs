@@ -8,6 +8,7 @@ mod hostile;
 mod images;
 mod layout;
 mod node;
+mod registry;
 mod run;
 mod stores;
 mod tar;

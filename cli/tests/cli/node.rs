@@ -163,7 +163,7 @@ impl Node {
     clippy::disallowed_methods,
     reason = "a test waits for another process"
 )]
-fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(STOP_POLL);
 }
 
