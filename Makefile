@@ -20,8 +20,8 @@ bench: deps ## Measure starts and reads; scripts/bench.sh says what it needs
 	cargo build --release --locked -p nacre-cli
 	@scripts/bench.sh
 
-fuzz-smoke: deps ## Run each fuzz target for ten seconds
-	@fuzz/run.sh 10
+fuzz-smoke: deps ## Run each fuzz target for a minute
+	@fuzz/run.sh 60
 
 deps:
 	@scripts/install-deps.sh

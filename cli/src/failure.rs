@@ -132,9 +132,9 @@ impl Classed for IndexError {
 impl Classed for CatalogError {
     fn class(&self) -> Class {
         match self {
+            Self::Store(StoreError::NotFound(_)) | Self::Corrupt { .. } => (CORRUPT, None),
             Self::Store(error) => error.class(),
             Self::Index(error) => error.class(),
-            Self::Corrupt { .. } => (CORRUPT, None),
         }
     }
 }
@@ -156,6 +156,10 @@ impl Classed for ImageError {
             Self::NotFound(_) => (NOT_FOUND, Some("`nacre image ls` lists the images")),
             Self::Name(_) => (USAGE, None),
             Self::Ref(error) => error.class(),
+            // The name is there, so what it names should be.
+            Self::Record { source: RecordError::Store(StoreError::NotFound(_)), .. } => {
+                (CORRUPT, None)
+            }
             Self::Record { source, .. } => source.class(),
             Self::Kind(_) => PLAIN,
         }

@@ -156,8 +156,8 @@ struct Documents {
 impl Ingest {
     /// Adds an image and gives it the name `name`, taking that from whatever had it.
     ///
-    /// Costs, beside the layers: one listing of the packs, and one request for each pack that the
-    /// index does not know. Memory: some 200 MiB, and 300 bytes for each entry of the image.
+    /// Costs, beside the layers: a listing of the packs and one of their indexes, and one request for
+    /// each pack that the index does not know. Memory: some 200 MiB, and 300 bytes for each entry of the image.
     ///
     /// # Errors
     /// [`IngestError`]. The name then stands for what it stood for before.
@@ -173,7 +173,7 @@ impl Ingest {
             AddSource::Directory(path) => (self.describe_directory(platform)?, vec![LayerSource::Directory(path)]),
             AddSource::Image(source) => {
                 let resolved = source.resolve(platform).await?;
-                if let Some(found) = self.find_unchanged(name, &resolved).await {
+                if let Some(found) = self.find_unchanged(name, &resolved).await? {
                     return Ok(found);
                 }
                 let documents = Documents::of(&resolved)?;
@@ -203,18 +203,34 @@ impl Ingest {
         added
     }
 
-    /// Returns the image that has the name already, if it is the resolved one.
-    async fn find_unchanged(&self, name: &str, resolved: &ResolvedImage) -> Option<AddedImage> {
-        let found = crate::image::Image::find(&*self.store, name).await.ok()?;
-        let tree = found.tree()?;
-        (found.payload.manifest_digest == resolved.manifest_digest).then(|| AddedImage {
+    /// Returns the image that has the name already, if it is the resolved one and whole: one that
+    /// lost a pack is stored again.
+    async fn find_unchanged(
+        &self,
+        name: &str,
+        resolved: &ResolvedImage,
+    ) -> Result<Option<AddedImage>, IngestError> {
+        let Ok(found) = crate::image::Image::find(&*self.store, name).await else {
+            return Ok(None);
+        };
+        let Some(tree) = found.tree() else { return Ok(None) };
+        if found.payload.manifest_digest != resolved.manifest_digest {
+            return Ok(None);
+        }
+        sync_index(&self.store, &self.index).await?;
+        for pack in &found.record.packs {
+            if !self.index.contains(*pack)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(AddedImage {
             name: name.to_owned(),
             id: found.id,
             tree,
             payload: found.payload,
             stats: WriteStats::default(),
             unchanged: true,
-        })
+        }))
     }
 
     fn describe_directory(&self, platform: &Platform) -> Result<Documents, IngestError> {

@@ -10,8 +10,8 @@ use crate::{
     ReaderOptions, Record, RecordId, TreeId,
 };
 
-/// Walks the trees of `records`: each must be readable, and each chunk of each file in one of the
-/// packs that its record names.
+/// Walks the trees of `records`: each must be readable, and each chunk of each file in a pack
+/// of the store.
 pub(super) async fn check_trees(
     store: &Arc<dyn BlobStore>,
     index: &Arc<ChunkIndex>,

@@ -71,14 +71,16 @@ fn answer<T: serde::Serialize>(result: Result<T, NodeError>) -> Response {
     }
 }
 
+const CORRUPT: (StatusCode, u8) = (StatusCode::BAD_GATEWAY, 12);
+
 /// Maps an error to its HTTP status and to the exit code of the command that met it.
 fn class(error: &NodeError) -> (StatusCode, u8) {
     let of_store = |error: &StoreError| match error {
-        StoreError::NotFound(_) => (StatusCode::NOT_FOUND, 10),
+        // What a record or a name refers to should be there.
+        StoreError::NotFound(_) => CORRUPT,
         StoreError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, 124),
         _ => (StatusCode::BAD_GATEWAY, 1),
     };
-    const CORRUPT: (StatusCode, u8) = (StatusCode::BAD_GATEWAY, 12);
     match error {
         NodeError::Image(ImageError::NotFound(_)) => (StatusCode::NOT_FOUND, 10),
         NodeError::Image(ImageError::Name(_)) => (StatusCode::BAD_REQUEST, 2),
