@@ -102,7 +102,9 @@ pub async fn rebuild_index(
             Err(error) => return Err(error),
         };
         if fetch_copy(store, name).await.is_err() {
-            store.put(&name.index_key(), packed.encode().1.into()).await?;
+            store
+                .put(&name.index_key(), packed.encode().1.into())
+                .await?;
         }
         index.insert(name, &packed)?;
     }
@@ -175,7 +177,9 @@ pub(crate) async fn fetch_footer(
     let corrupt = |source| CatalogError::Corrupt { name, source };
     let key = name.key();
     let size = store.size(&key).await?;
-    let end = size.checked_sub(TRAILER_BYTES).ok_or(PackIndexError::Malformed("pack is cut off"));
+    let end = size
+        .checked_sub(TRAILER_BYTES)
+        .ok_or(PackIndexError::Malformed("pack is cut off"));
     let end = end.map_err(corrupt)?;
     let trailer = store.get_range(&key, end..size).await?;
     let length = PackIndex::length_in_trailer(&trailer, size).map_err(corrupt)?;
@@ -184,6 +188,8 @@ pub(crate) async fn fetch_footer(
     if index.pack_bytes(length) == size {
         Ok(index)
     } else {
-        Err(corrupt(PackIndexError::Malformed("pack has another length than its index says")))
+        Err(corrupt(PackIndexError::Malformed(
+            "pack has another length than its index says",
+        )))
     }
 }

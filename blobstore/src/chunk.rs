@@ -29,7 +29,10 @@ pub struct ChunkMismatch {
 impl Chunk {
     /// Names bytes by hashing them.
     pub fn of(bytes: Bytes) -> Self {
-        Self { id: ChunkId::new(Digest::of(&bytes)), bytes }
+        Self {
+            id: ChunkId::new(Digest::of(&bytes)),
+            bytes,
+        }
     }
 
     /// Checks bytes against the id they were read for.
@@ -38,7 +41,11 @@ impl Chunk {
     /// [`ChunkMismatch`] when they do not hash to it.
     pub fn verify(id: ChunkId, bytes: Bytes) -> Result<Self, ChunkMismatch> {
         let chunk = Self::of(bytes);
-        if chunk.id == id { Ok(chunk) } else { Err(ChunkMismatch { expected: id }) }
+        if chunk.id == id {
+            Ok(chunk)
+        } else {
+            Err(ChunkMismatch { expected: id })
+        }
     }
 
     /// Returns the chunk's id.
@@ -59,8 +66,16 @@ mod tests {
     #[test]
     fn a_chunk_exists_only_if_it_matches() {
         let chunk = Chunk::of(Bytes::from_static(b"right"));
-        assert_eq!(Chunk::verify(chunk.id(), Bytes::from_static(b"right")), Ok(chunk.clone()));
+        assert_eq!(
+            Chunk::verify(chunk.id(), Bytes::from_static(b"right")),
+            Ok(chunk.clone())
+        );
         let wrong = Chunk::verify(chunk.id(), Bytes::from_static(b"wrong"));
-        assert_eq!(wrong, Err(ChunkMismatch { expected: chunk.id() }));
+        assert_eq!(
+            wrong,
+            Err(ChunkMismatch {
+                expected: chunk.id()
+            })
+        );
     }
 }

@@ -68,7 +68,11 @@ impl ChunkList {
             if len_bytes == 0 || len_bytes as usize > CHUNK_BYTES_MAX {
                 return None;
             }
-            extents.push(ChunkExtent { id, offset_bytes, len_bytes });
+            extents.push(ChunkExtent {
+                id,
+                offset_bytes,
+                len_bytes,
+            });
             offset_bytes += u64::from(len_bytes);
         }
         Some(Self { content, extents })
@@ -92,7 +96,9 @@ impl ChunkList {
     /// Returns the index range of the chunks that hold any byte of `offset..offset + len`.
     pub fn overlapping(&self, offset_bytes: u64, len_bytes: u64) -> std::ops::Range<usize> {
         let end = offset_bytes.saturating_add(len_bytes);
-        let first = self.extents.partition_point(|e| e.end_bytes() <= offset_bytes);
+        let first = self
+            .extents
+            .partition_point(|e| e.end_bytes() <= offset_bytes);
         let last = self.extents.partition_point(|e| e.offset_bytes < end);
         first..last.max(first)
     }
@@ -143,7 +149,11 @@ mod tests {
 
     fn list(lengths: &[u32]) -> ChunkList {
         let id = ChunkId::new(Digest::of(b"x"));
-        ChunkList::new(ContentId::new(Digest::of(b"x")), lengths.iter().map(|l| (id, *l))).unwrap()
+        ChunkList::new(
+            ContentId::new(Digest::of(b"x")),
+            lengths.iter().map(|l| (id, *l)),
+        )
+        .unwrap()
     }
 
     #[test]

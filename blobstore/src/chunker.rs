@@ -59,7 +59,10 @@ impl Chunker {
     pub fn with_average(average_bytes: usize) -> Self {
         // FastCDC wants even sizes.
         let average_bytes = average_bytes.clamp(4 << 10, CHUNK_BYTES_MAX / 2) & !7;
-        Self { buffer: Vec::new(), average_bytes }
+        Self {
+            buffer: Vec::new(),
+            average_bytes,
+        }
     }
 
     /// Reads `input` to its end and gives each chunk to `sink`.
@@ -110,7 +113,11 @@ impl Chunker {
             [(only, _)] => ContentId::new(*only.digest()),
             _ => ContentId::new(Digest::from_bytes(*whole.finalize().as_bytes())),
         };
-        Ok(Chunked { content, size_bytes, chunks })
+        Ok(Chunked {
+            content,
+            size_bytes,
+            chunks,
+        })
     }
 
     /// Returns the length of the chunk at the start of `bytes`; `whole` says that they are all
@@ -120,7 +127,9 @@ impl Chunker {
             return bytes.len();
         }
         let (average, min) = (self.average_bytes, self.average_bytes / MIN_FRACTION);
-        FastCDC::new(bytes, min, average, CHUNK_BYTES_MAX).cut(0, bytes.len()).1
+        FastCDC::new(bytes, min, average, CHUNK_BYTES_MAX)
+            .cut(0, bytes.len())
+            .1
     }
 }
 
@@ -157,7 +166,13 @@ mod tests {
 
     #[test]
     fn chunks_make_the_content_and_keep_their_limits() {
-        for len in [0, 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + 1, 3 * BUFFER_BYTES + 7] {
+        for len in [
+            0,
+            1,
+            CHUNK_BYTES_MAX,
+            CHUNK_BYTES_MAX + 1,
+            3 * BUFFER_BYTES + 7,
+        ] {
             let bytes = noise(len);
             let (chunked, plain) = cut(&bytes[..]);
             assert!(plain == bytes);
@@ -185,7 +200,10 @@ mod tests {
         after.splice(5 << 20..5 << 20, *b"inserted");
         let ids = |bytes: &[u8]| cut(bytes).0.chunks;
         let known = ids(&before);
-        let new = ids(&after).iter().filter(|chunk| !known.contains(chunk)).count();
+        let new = ids(&after)
+            .iter()
+            .filter(|chunk| !known.contains(chunk))
+            .count();
         assert!((1..=3).contains(&new), "{new} new chunks");
     }
 }

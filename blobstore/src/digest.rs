@@ -43,7 +43,9 @@ impl fmt::Display for Digest {
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.0[..6]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -151,7 +153,13 @@ mod tests {
         let id = ChunkId::new(Digest::of(b"nacre"));
         assert_eq!(id.to_string().parse::<ChunkId>(), Ok(id));
         let upper = id.to_string().to_uppercase();
-        for bad in ["", "ab", upper.as_str(), &format!("{id}0"), &format!("{:0>63}\u{e9}", "")] {
+        for bad in [
+            "",
+            "ab",
+            upper.as_str(),
+            &format!("{id}0"),
+            &format!("{:0>63}\u{e9}", ""),
+        ] {
             assert_eq!(bad.parse::<ChunkId>(), Err(DigestError), "{bad}");
         }
     }

@@ -116,6 +116,12 @@ mod tests {
             open(*b"TEST", &sealed).map(|(_, body)| body.to_vec())
         };
         assert_eq!(with_word(10), Ok(b"body".to_vec()));
-        assert_eq!(with_word(18), Err(EnvelopeError::Unsupported { version: 1, features: 1 }));
+        assert_eq!(
+            with_word(18),
+            Err(EnvelopeError::Unsupported {
+                version: 1,
+                features: 1
+            })
+        );
     }
 }

@@ -118,13 +118,17 @@ pub(crate) fn compress(plain: &[u8]) -> Result<Vec<u8>, FrameError> {
 /// [`FrameError::Malformed`] when it holds more or less, or is no zstd frame.
 pub fn decompress(stored: &[u8], plain_bytes: usize) -> Result<Bytes, FrameError> {
     if plain_bytes > FRAME_BYTES_MAX {
-        return Err(FrameError::Malformed(format!("{plain_bytes} plain bytes exceed the limit")));
+        return Err(FrameError::Malformed(format!(
+            "{plain_bytes} plain bytes exceed the limit"
+        )));
     }
     let plain = zstd::bulk::decompress(stored, plain_bytes)
         .map_err(|error| FrameError::Malformed(error.to_string()))?;
     if plain.len() != plain_bytes {
         let found = plain.len();
-        return Err(FrameError::Malformed(format!("{found} bytes instead of {plain_bytes}")));
+        return Err(FrameError::Malformed(format!(
+            "{found} bytes instead of {plain_bytes}"
+        )));
     }
     Ok(plain.into())
 }
@@ -151,7 +155,9 @@ mod tests {
     #[test]
     fn items_come_back_and_damage_does_not() {
         let (entry, stored) = entry(&[b"one", b"", b"three"]);
-        let frame = entry.decode(UnverifiedBytes::new(stored.clone().into())).unwrap();
+        let frame = entry
+            .decode(UnverifiedBytes::new(stored.clone().into()))
+            .unwrap();
         let item = |i| frame.item(i).map(UnverifiedBytes::into_untrusted);
         assert_eq!(item(0).as_deref(), Some(&b"one"[..]));
         assert_eq!(item(1).as_deref(), Some(&b""[..]));
@@ -168,7 +174,11 @@ mod tests {
         let (mut entry, stored) = entry(&[b"four"]);
         for len_bytes in [3, 5, u32::MAX] {
             entry.items[0].len_bytes = len_bytes;
-            assert!(entry.decode(UnverifiedBytes::new(stored.clone().into())).is_err());
+            assert!(
+                entry
+                    .decode(UnverifiedBytes::new(stored.clone().into()))
+                    .is_err()
+            );
         }
     }
 }

@@ -101,7 +101,9 @@ pub async fn fsck(
 
     let needed: BTreeSet<PackName> = records.iter().flat_map(|r| r.1.packs.clone()).collect();
     for name in needed.iter().filter(|name| !sizes.contains_key(name)) {
-        report.problems.push(format!("{}: needed by a record and not there", name.key()));
+        report
+            .problems
+            .push(format!("{}: needed by a record and not there", name.key()));
     }
     for (name, size) in sizes.iter().filter(|(name, _)| !needed.contains(name)) {
         report.garbage.push(name.key().to_string());
@@ -154,14 +156,18 @@ async fn check_packs(
                 let expected = packed.pack_bytes(packed.encode().1.len() as u64);
                 if size != expected {
                     let key = name.key();
-                    report.problems.push(format!("{key}: {size} bytes instead of {expected}"));
+                    report
+                        .problems
+                        .push(format!("{key}: {size} bytes instead of {expected}"));
                 }
             }
             // A pack without a copy is what a crash between the two writes leaves: garbage, unless
             // a record needs it, which the check of the records then tells.
             Err(CatalogError::Store(StoreError::NotFound(_))) if !index.contains(name)? => {}
             Err(CatalogError::Store(error)) if error.is_retryable() => return Err(error.into()),
-            Err(error) => report.problems.push(format!("{}: {error}", name.index_key())),
+            Err(error) => report
+                .problems
+                .push(format!("{}: {error}", name.index_key())),
         }
     }
     Ok(())
@@ -200,7 +206,12 @@ async fn find_stray_records(
 ) -> Result<(), FsckError> {
     let mut objects = store.list(RECORDS_FOLDER);
     while let Some(object) = objects.try_next().await? {
-        let id = object.key.as_str().rsplit('/').next().and_then(|id| id.parse().ok());
+        let id = object
+            .key
+            .as_str()
+            .rsplit('/')
+            .next()
+            .and_then(|id| id.parse().ok());
         if id.is_some_and(|id: RecordId| !kept.contains(&id)) {
             report.bytes_garbage += object.size_bytes;
             report.garbage.push(object.key.to_string());
@@ -264,7 +275,9 @@ async fn read_all(
                 let right = |b: UnverifiedBytes| Digest::of(&b.into_untrusted()) == item.hash;
                 if !bytes.is_some_and(right) {
                     report.corrupt.push(item.kind);
-                    report.problems.push(format!("{key}: {} is corrupt", item.kind));
+                    report
+                        .problems
+                        .push(format!("{key}: {} is corrupt", item.kind));
                 }
             }
         }

@@ -93,16 +93,21 @@ impl ChunkIndex {
         options.set_block_based_table_factory(&table);
         let families = COLUMN_FAMILIES.map(|name| (name, options.clone()));
         match DB::open_cf_with_opts(&options, path, families) {
-            Ok(db) => Ok(Self { db, changes: std::sync::Mutex::new(()) }),
-            Err(error) if error.to_string().contains("lock") => {
-                Err(IndexError::Busy { path: path.display().to_string() })
-            }
+            Ok(db) => Ok(Self {
+                db,
+                changes: std::sync::Mutex::new(()),
+            }),
+            Err(error) if error.to_string().contains("lock") => Err(IndexError::Busy {
+                path: path.display().to_string(),
+            }),
             Err(error) => Err(error.into()),
         }
     }
 
     fn family(&self, name: &'static str) -> &ColumnFamily {
-        self.db.cf_handle(name).expect("all column families are made when the index is opened")
+        self.db
+            .cf_handle(name)
+            .expect("all column families are made when the index is opened")
     }
 
     /// Adds a pack with all its items. Adding it again changes nothing.
@@ -110,7 +115,10 @@ impl ChunkIndex {
     /// # Errors
     /// [`IndexError::Database`] when the disk is full or broken; nothing is added then.
     pub fn insert(&self, name: PackName, index: &PackIndex) -> Result<(), IndexError> {
-        let _changes = self.changes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _changes = self
+            .changes
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if self.pack_number(name)?.is_some() {
             return Ok(());
         }
@@ -120,12 +128,24 @@ impl ChunkIndex {
         batch.put_cf(packs, name_key(name), number.to_be_bytes());
         batch.put_cf(packs, number_key(number), name_key(name));
         for (frame, entry) in (0_u32..).zip(index.frames()) {
-            batch.put_cf(self.family(FRAMES), frame_key(number, frame), encode_frame(entry));
+            batch.put_cf(
+                self.family(FRAMES),
+                frame_key(number, frame),
+                encode_frame(entry),
+            );
         }
         for (frame, item, stored) in index.items() {
             let (family, key) = item_key(stored.kind);
-            let location = Location { pack: number, frame, item };
-            batch.put_cf(self.family(family), key.as_bytes(), encode_location(location));
+            let location = Location {
+                pack: number,
+                frame,
+                item,
+            };
+            batch.put_cf(
+                self.family(family),
+                key.as_bytes(),
+                encode_location(location),
+            );
         }
         Ok(self.db.write(batch)?)
     }
@@ -138,7 +158,10 @@ impl ChunkIndex {
     /// # Errors
     /// [`IndexError::Database`] when the disk is full or broken.
     pub fn clear(&self) -> Result<(), IndexError> {
-        let _changes = self.changes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _changes = self
+            .changes
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut batch = WriteBatch::default();
         for name in COLUMN_FAMILIES {
             let family = self.family(name);
@@ -184,7 +207,9 @@ impl ChunkIndex {
     /// # Errors
     /// [`IndexError::Malformed`] when there is none.
     pub fn pack(&self, number: u32) -> Result<PackName, IndexError> {
-        let name = self.db.get_pinned_cf(self.family(PACKS), number_key(number))?;
+        let name = self
+            .db
+            .get_pinned_cf(self.family(PACKS), number_key(number))?;
         decode_name(&name.ok_or(IndexError::Malformed("location in an unknown pack"))?)
     }
 
@@ -248,14 +273,20 @@ impl ChunkIndex {
                 None => missing.push(item),
             }
         }
-        let packs = numbers.into_iter().map(|number| self.pack(number)).collect::<Result<_, _>>()?;
+        let packs = numbers
+            .into_iter()
+            .map(|number| self.pack(number))
+            .collect::<Result<_, _>>()?;
         Ok((packs, missing))
     }
 
     fn pack_number(&self, name: PackName) -> Result<Option<u32>, IndexError> {
         let value = self.db.get_cf(self.family(PACKS), name_key(name))?;
         let number = |v: Vec<u8>| v.try_into().map(u32::from_be_bytes);
-        value.map(number).transpose().map_err(|_| IndexError::Malformed("number of a pack"))
+        value
+            .map(number)
+            .transpose()
+            .map_err(|_| IndexError::Malformed("number of a pack"))
     }
 
     fn next_pack_number(&self) -> Result<u32, IndexError> {
@@ -266,7 +297,9 @@ impl ChunkIndex {
             Some(Ok(bytes)) => u32::from_be_bytes(bytes),
             Some(Err(_)) => return Err(IndexError::Malformed("number of packs")),
         };
-        let next = number.checked_add(1).ok_or(IndexError::Malformed("too many packs"))?;
+        let next = number
+            .checked_add(1)
+            .ok_or(IndexError::Malformed("too many packs"))?;
         self.db.put_cf(packs, NEXT_NUMBER_KEY, next.to_be_bytes())?;
         Ok(number)
     }
@@ -325,8 +358,11 @@ fn encode_location(location: Location) -> Vec<u8> {
 
 fn decode_location(value: &[u8]) -> Result<Location, IndexError> {
     let mut wire = Wire::new(value);
-    let location =
-        Location { pack: wire.uvarint32()?, frame: wire.uvarint32()?, item: wire.uvarint32()? };
+    let location = Location {
+        pack: wire.uvarint32()?,
+        frame: wire.uvarint32()?,
+        item: wire.uvarint32()?,
+    };
     wire.finish()?;
     Ok(location)
 }
@@ -350,9 +386,17 @@ fn decode_frame(value: &[u8]) -> Result<FrameEntry, IndexError> {
     let mut items = Vec::with_capacity(value.len().saturating_sub(44) / 36);
     while !wire.is_empty() {
         let hash = Digest::from_bytes(wire.array()?);
-        items.push(FrameItem { hash, len_bytes: wire.u32()? });
+        items.push(FrameItem {
+            hash,
+            len_bytes: wire.u32()?,
+        });
     }
-    Ok(FrameEntry { offset_bytes, stored_bytes, hash, items })
+    Ok(FrameEntry {
+        offset_bytes,
+        stored_bytes,
+        hash,
+        items,
+    })
 }
 
 #[cfg(test)]

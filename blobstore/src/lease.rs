@@ -92,7 +92,11 @@ impl LeaseRecord {
         let holder = wire.bytes(HOLDER_BYTES_MAX)?;
         let holder = String::from_utf8(holder.to_vec()).map_err(|_| Truncated("holder"))?;
         wire.finish()?;
-        Ok(Self { token, expires_ms, holder })
+        Ok(Self {
+            token,
+            expires_ms,
+            holder,
+        })
     }
 }
 
@@ -117,15 +121,28 @@ impl Lease {
         name: &str,
         holder: &str,
     ) -> Result<Self, LeaseError> {
-        let failed = |source| LeaseError::Store { name: name.to_owned(), source };
+        let failed = |source| LeaseError::Store {
+            name: name.to_owned(),
+            source,
+        };
         let key = Key::new(format!("leases/{name}")).map_err(failed)?;
-        let held = |holder: &str| LeaseError::Held { name: name.into(), holder: holder.into() };
-        let mut record = LeaseRecord { token: 1, expires_ms: expiry(&*clock), holder: holder.into() };
+        let held = |holder: &str| LeaseError::Held {
+            name: name.into(),
+            holder: holder.into(),
+        };
+        let mut record = LeaseRecord {
+            token: 1,
+            expires_ms: expiry(&*clock),
+            holder: holder.into(),
+        };
         let version = match store.create(&key, record.encode().into()).await {
             Ok(version) => version,
             Err(StoreError::Exists(_)) => {
                 let (bytes, seen) = store.get(&key, LEASE_BYTES_MAX).await.map_err(failed)?;
-                let envelope = |source| LeaseError::Envelope { name: name.into(), source };
+                let envelope = |source| LeaseError::Envelope {
+                    name: name.into(),
+                    source,
+                };
                 let old = LeaseRecord::decode(&bytes).map_err(envelope)?;
                 if clock.now_ms() < old.expires_ms.saturating_add(millis(CLOCK_SKEW_MAX)) {
                     return Err(held(&old.holder));
@@ -142,9 +159,21 @@ impl Lease {
         };
         let lost = Arc::new(AtomicBool::new(false));
         let token = record.token;
-        let renewal = Renewal { store: Arc::clone(&store), clock, key, record, version };
+        let renewal = Renewal {
+            store: Arc::clone(&store),
+            clock,
+            key,
+            record,
+            version,
+        };
         let renewal = tokio::spawn(renewal.run(Arc::clone(&lost)));
-        Ok(Self { name: name.to_owned(), token, store, lost, renewal })
+        Ok(Self {
+            name: name.to_owned(),
+            token,
+            store,
+            lost,
+            renewal,
+        })
     }
 
     /// Returns the fencing token.
@@ -158,7 +187,9 @@ impl Lease {
     /// [`LeaseError::Lost`] when it could not be renewed in time.
     pub fn check(&self) -> Result<(), LeaseError> {
         if self.lost.load(Ordering::Acquire) {
-            Err(LeaseError::Lost { name: self.name.clone() })
+            Err(LeaseError::Lost {
+                name: self.name.clone(),
+            })
         } else {
             Ok(())
         }
@@ -170,7 +201,10 @@ impl Lease {
     /// [`LeaseError::Store`]; the lease then expires by itself.
     pub async fn release(self) -> Result<(), LeaseError> {
         self.renewal.abort();
-        let failed = |source| LeaseError::Store { name: self.name.clone(), source };
+        let failed = |source| LeaseError::Store {
+            name: self.name.clone(),
+            source,
+        };
         let key = Key::new(format!("leases/{}", self.name)).map_err(failed)?;
         if self.lost.load(Ordering::Acquire) {
             return Ok(());
@@ -198,11 +232,16 @@ impl Renewal {
     async fn run(mut self, lost: Arc<AtomicBool>) {
         loop {
             self.clock.sleep(LEASE_TTL / 4).await;
-            let renewed = LeaseRecord { expires_ms: expiry(&*self.clock), ..self.record.clone() };
+            let renewed = LeaseRecord {
+                expires_ms: expiry(&*self.clock),
+                ..self.record.clone()
+            };
             let body = renewed.encode().into();
             match self.store.replace(&self.key, body, &self.version).await {
                 Ok(version) => (self.record, self.version) = (renewed, version),
-                Err(error) if error.is_retryable() && self.clock.now_ms() < self.record.expires_ms => {
+                Err(error)
+                    if error.is_retryable() && self.clock.now_ms() < self.record.expires_ms =>
+                {
                     tracing::warn!(key = %self.key, %error, "could not renew lease");
                 }
                 Err(error) => {

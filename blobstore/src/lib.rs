@@ -49,8 +49,8 @@ pub use refs::{Ref, RefError, RefName, RefNameError, delete_ref, list_refs, read
 pub use source::{ChunkSource, Origin, Tier, UnverifiedBytes};
 pub use store::{
     BlobStore, CONCURRENT_REQUESTS_MAX, DelayStore, Key, LimitStore, LocalStore, ObjectBackend,
-    ObjectInfo, RetryPolicy, RetryStore, StoreError, StoreOptions, StoreUrl, StoreUrlError, Version,
-    check as check_store, open as open_store,
+    ObjectInfo, RetryPolicy, RetryStore, StoreError, StoreOptions, StoreUrl, StoreUrlError,
+    Version, check as check_store, open as open_store,
 };
 pub use tree::{
     Attributes, Device, Entry, HardLink, NAME_BYTES_MAX, Node, TARGET_BYTES_MAX, TREE_BYTES_MAX,

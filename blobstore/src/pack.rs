@@ -63,7 +63,10 @@ impl PackName {
         let (folder, id) = key.as_str().rsplit_once('/')?;
         let of = |kind: &PackKind| [kind.folder(), kind.index_folder()].contains(&folder);
         let kind = PackKind::ALL.into_iter().find(of)?;
-        Some(Self { kind, id: id.parse().ok()? })
+        Some(Self {
+            kind,
+            id: id.parse().ok()?,
+        })
     }
 }
 

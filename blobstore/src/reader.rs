@@ -34,7 +34,10 @@ pub struct ReaderOptions {
 
 impl Default for ReaderOptions {
     fn default() -> Self {
-        Self { frame_cache_bytes: 64 << 20, tree_cache_bytes: 8 << 20 }
+        Self {
+            frame_cache_bytes: 64 << 20,
+            tree_cache_bytes: 8 << 20,
+        }
     }
 }
 
@@ -107,7 +110,12 @@ impl Reader {
             counters: Counters::default(),
         });
         let trees = Mutex::new(Recent::new(options.tree_cache_bytes));
-        Self { index, shared, flights: SingleFlight::default(), trees }
+        Self {
+            index,
+            shared,
+            flights: SingleFlight::default(),
+            trees,
+        }
     }
 
     /// Returns the index that this reader looks things up in.
@@ -163,7 +171,11 @@ impl Reader {
             ChunkList::new(content, u32::try_from(size_bytes).map(|len| (single, len)))
         } else {
             let location = self.locate(kind)?;
-            let expected = self.entry(kind, location)?.items.get(location.item as usize).copied();
+            let expected = self
+                .entry(kind, location)?
+                .items
+                .get(location.item as usize)
+                .copied();
             let bytes = self.item_at(kind, location).await?.into_untrusted();
             if expected.is_none_or(|item| item.hash != Digest::of(&bytes)) {
                 return Err(corrupt(kind, &"bytes do not match their hash"));
@@ -187,11 +199,16 @@ impl Reader {
         if content.as_bytes() == Digest::of(b"").as_bytes() {
             return Ok(0);
         }
-        let found = self.index.locate(chunk).map_err(|e| index_error(chunk, e))?;
+        let found = self
+            .index
+            .locate(chunk)
+            .map_err(|e| index_error(chunk, e))?;
         if let Some(location) = found {
             let entry = self.entry(chunk, location)?;
             let item = entry.items.get(location.item as usize);
-            return item.map(|i| i.len_bytes.into()).ok_or_else(|| not_found(chunk));
+            return item
+                .map(|i| i.len_bytes.into())
+                .ok_or_else(|| not_found(chunk));
         }
         let kind = ItemKind::ChunkList(content);
         let bytes = self.item(kind).await?.into_untrusted();
@@ -224,14 +241,19 @@ impl Reader {
             Some(frame) => frame,
             None => {
                 let entry = self.entry(kind, location)?;
-                let pack = self.index.pack(location.pack).map_err(|e| index_error(kind, e))?;
+                let pack = self
+                    .index
+                    .pack(location.pack)
+                    .map_err(|e| index_error(kind, e))?;
                 let shared = Arc::clone(&self.shared);
                 let fetch = async move { shared.fetch(key, pack, entry).await };
                 let stopped = || Err(ReadError::Stopped(kind.to_string()));
                 self.flights.run(key, fetch, stopped).await?
             }
         };
-        frame.item(location.item).ok_or_else(|| corrupt(kind, &"frame has no such item"))
+        frame
+            .item(location.item)
+            .ok_or_else(|| corrupt(kind, &"frame has no such item"))
     }
 }
 
@@ -249,7 +271,8 @@ impl Shared {
         for source in &self.sources {
             match source.fetch(pack, entry.range()).await {
                 Ok(bytes) => {
-                    self.counters.fetched(source.tier(), entry.stored_bytes.into());
+                    self.counters
+                        .fetched(source.tier(), entry.stored_bytes.into());
                     let decoding = Arc::clone(&entry);
                     // Hashing and decompressing 1 MiB takes about a millisecond.
                     let decoded = tokio::task::spawn_blocking(move || decoding.decode(bytes)).await;
@@ -264,14 +287,20 @@ impl Shared {
                             self.counters.corrupt(source.tier());
                             let (tier, reason) = (source.tier(), error.to_string());
                             tracing::warn!(%tier, %what, %reason, "dropped corrupt frame");
-                            failed = Some(ReadError::Corrupt { what: what.clone(), reason });
+                            failed = Some(ReadError::Corrupt {
+                                what: what.clone(),
+                                reason,
+                            });
                         }
                         Err(_) => return Err(ReadError::Stopped(what)),
                     }
                 }
                 Err(error) => {
                     let source = Arc::new(error);
-                    let error = ReadError::Unavailable { what: what.clone(), source };
+                    let error = ReadError::Unavailable {
+                        what: what.clone(),
+                        source,
+                    };
                     failed = Some(match failed {
                         Some(corrupt @ ReadError::Corrupt { .. }) => corrupt,
                         _ => error,
@@ -288,11 +317,17 @@ fn not_found(kind: ItemKind) -> ReadError {
 }
 
 fn corrupt(kind: ItemKind, reason: &dyn std::fmt::Display) -> ReadError {
-    ReadError::Corrupt { what: kind.to_string(), reason: reason.to_string() }
+    ReadError::Corrupt {
+        what: kind.to_string(),
+        reason: reason.to_string(),
+    }
 }
 
 fn index_error(kind: ItemKind, source: IndexError) -> ReadError {
-    ReadError::Index { what: kind.to_string(), source: Arc::new(source) }
+    ReadError::Index {
+        what: kind.to_string(),
+        source: Arc::new(source),
+    }
 }
 
 #[cfg(test)]

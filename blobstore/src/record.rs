@@ -133,7 +133,10 @@ impl Record {
                 2 => PackKind::Tree,
                 _ => return Err(RecordError::Malformed("unknown kind of pack")),
             };
-            let pack = PackName { kind, id: PackId::new(Digest::from_bytes(wire.array()?)) };
+            let pack = PackName {
+                kind,
+                id: PackId::new(Digest::from_bytes(wire.array()?)),
+            };
             if packs.last().is_some_and(|last| *last >= pack) {
                 return Err(RecordError::Malformed("packs are not unique and sorted"));
             }
@@ -141,7 +144,12 @@ impl Record {
         }
         let payload = wire.bytes(RECORD_BYTES_MAX)?.to_vec();
         wire.finish()?;
-        Ok(Self { kind, trees, packs, payload })
+        Ok(Self {
+            kind,
+            trees,
+            packs,
+            payload,
+        })
     }
 
     /// Reads a record from a store.
@@ -174,7 +182,12 @@ mod tests {
         let record = Record {
             kind: RecordKind::Image,
             trees: vec![TreeId::new(digest(1)), TreeId::new(digest(2))],
-            packs: PackKind::ALL.map(|kind| PackName { kind, id: PackId::new(digest(3)) }).into(),
+            packs: PackKind::ALL
+                .map(|kind| PackName {
+                    kind,
+                    id: PackId::new(digest(3)),
+                })
+                .into(),
             payload: b"payload".to_vec(),
         };
         let (id, bytes) = record.encode();
@@ -201,7 +214,10 @@ mod tests {
         };
         assert_eq!(decode([1, 2]).unwrap().packs.len(), 2);
         for packs in [[2, 1], [1, 1]] {
-            assert!(matches!(decode(packs), Err(RecordError::Malformed(_))), "{packs:?}");
+            assert!(
+                matches!(decode(packs), Err(RecordError::Malformed(_))),
+                "{packs:?}"
+            );
         }
     }
 }

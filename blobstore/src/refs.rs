@@ -37,7 +37,8 @@ impl FromStr for RefName {
 
     fn from_str(name: &str) -> Result<Self, RefNameError> {
         let segments_ok = name.split('/').all(|s| !matches!(s, "" | "." | ".."));
-        let bytes_ok = name.len() <= REF_NAME_BYTES_MAX && name.bytes().all(|b| b.is_ascii_graphic());
+        let bytes_ok =
+            name.len() <= REF_NAME_BYTES_MAX && name.bytes().all(|b| b.is_ascii_graphic());
         if bytes_ok && segments_ok && name.contains('/') {
             Ok(Self(name.to_owned()))
         } else {
@@ -141,7 +142,10 @@ impl Ref {
         let mut wire = Wire::new(body);
         let decode = |wire: &mut Wire<'_>| -> Result<Self, Truncated> {
             let record = RecordId::new(Digest::from_bytes(wire.array()?));
-            Ok(Self { record, changed_ms: wire.u64()? })
+            Ok(Self {
+                record,
+                changed_ms: wire.u64()?,
+            })
         };
         let decoded = decode(&mut wire)?;
         wire.finish()?;
@@ -159,11 +163,17 @@ pub async fn read_ref(
 ) -> Result<Option<(Ref, Version)>, RefError> {
     match store.get(&name.key(), REF_BYTES_MAX).await {
         Ok((bytes, version)) => {
-            let envelope = |source| RefError::Envelope { name: name.to_string(), source };
+            let envelope = |source| RefError::Envelope {
+                name: name.to_string(),
+                source,
+            };
             Ok(Some((Ref::decode(&bytes).map_err(envelope)?, version)))
         }
         Err(StoreError::NotFound(_)) => Ok(None),
-        Err(source) => Err(RefError::Store { name: name.to_string(), source }),
+        Err(source) => Err(RefError::Store {
+            name: name.to_string(),
+            source,
+        }),
     }
 }
 
@@ -182,7 +192,10 @@ pub async fn write_ref(
         None => store.create(&key, body).await,
         Some(version) => store.replace(&key, body, version).await,
     };
-    written.map(drop).map_err(|source| RefError::Store { name: name.to_string(), source })
+    written.map(drop).map_err(|source| RefError::Store {
+        name: name.to_string(),
+        source,
+    })
 }
 
 /// Deletes a ref; what it named becomes garbage unless another ref names it.
@@ -190,7 +203,10 @@ pub async fn write_ref(
 /// # Errors
 /// [`RefError::Store`] when the store fails.
 pub async fn delete_ref(store: &dyn BlobStore, name: &RefName) -> Result<(), RefError> {
-    let error = |source| RefError::Store { name: name.to_string(), source };
+    let error = |source| RefError::Store {
+        name: name.to_string(),
+        source,
+    };
     store.delete(&name.key()).await.map_err(error)
 }
 
@@ -203,10 +219,15 @@ pub async fn list_refs(
     namespace: Option<&str>,
 ) -> Result<Vec<RefName>, RefError> {
     let folder = namespace.map_or_else(|| REFS_FOLDER.into(), |n| format!("{REFS_FOLDER}/{n}"));
-    let error = |source| RefError::Store { name: folder.clone(), source };
+    let error = |source| RefError::Store {
+        name: folder.clone(),
+        source,
+    };
     let objects: Vec<_> = store.list(&folder).try_collect().await.map_err(error)?;
-    let mut names: Vec<_> =
-        objects.iter().filter_map(|object| RefName::from_key(&object.key)).collect();
+    let mut names: Vec<_> = objects
+        .iter()
+        .filter_map(|object| RefName::from_key(&object.key))
+        .collect();
     names.sort();
     Ok(names)
 }
@@ -218,11 +239,18 @@ mod tests {
 
     #[test]
     fn names_and_keys_are_one_to_one() {
-        for name in ["images/pyapp:v1", "images/host:5000/a/b@sha256:0f", "v/%41", "i/~x"] {
+        for name in [
+            "images/pyapp:v1",
+            "images/host:5000/a/b@sha256:0f",
+            "v/%41",
+            "i/~x",
+        ] {
             let name: RefName = name.parse().unwrap();
             assert_eq!(RefName::from_key(&name.key()), Some(name));
         }
-        for bad in ["", "images", "images/", "/x", "a/../b", "a/b c", "a/\u{e9}", "a/\n"] {
+        for bad in [
+            "", "images", "images/", "/x", "a/../b", "a/b c", "a/\u{e9}", "a/\n",
+        ] {
             assert!(bad.parse::<RefName>().is_err(), "{bad:?}");
         }
         let twice = Key::new("refs/images/%61").unwrap();
@@ -233,25 +261,51 @@ mod tests {
     async fn a_stale_change_is_refused_and_loses_nothing() {
         let store = memory_store();
         let name: RefName = "images/a:b".parse().unwrap();
-        let to = |byte| Ref { record: RecordId::new(Digest::of(&[byte])), changed_ms: 7 };
+        let to = |byte| Ref {
+            record: RecordId::new(Digest::of(&[byte])),
+            changed_ms: 7,
+        };
         assert_eq!(read_ref(&*store, &name).await.unwrap(), None);
         write_ref(&*store, &name, to(1), None).await.unwrap();
         let (seen, version) = read_ref(&*store, &name).await.unwrap().unwrap();
         assert_eq!(seen, to(1));
         let error = write_ref(&*store, &name, to(2), None).await.unwrap_err();
-        assert!(matches!(error, RefError::Store { source: StoreError::Exists(_), .. }));
-        write_ref(&*store, &name, to(2), Some(&version)).await.unwrap();
-        let error = write_ref(&*store, &name, to(3), Some(&version)).await.unwrap_err();
-        assert!(matches!(error, RefError::Store { source: StoreError::Conflict(_), .. }));
+        assert!(matches!(
+            error,
+            RefError::Store {
+                source: StoreError::Exists(_),
+                ..
+            }
+        ));
+        write_ref(&*store, &name, to(2), Some(&version))
+            .await
+            .unwrap();
+        let error = write_ref(&*store, &name, to(3), Some(&version))
+            .await
+            .unwrap_err();
+        assert!(matches!(
+            error,
+            RefError::Store {
+                source: StoreError::Conflict(_),
+                ..
+            }
+        ));
         assert_eq!(read_ref(&*store, &name).await.unwrap().unwrap().0, to(2));
-        assert_eq!(list_refs(&*store, Some("images")).await.unwrap(), std::slice::from_ref(&name));
+        assert_eq!(
+            list_refs(&*store, Some("images")).await.unwrap(),
+            std::slice::from_ref(&name)
+        );
         delete_ref(&*store, &name).await.unwrap();
         assert_eq!(list_refs(&*store, None).await.unwrap(), []);
     }
 
     #[test]
     fn damage_is_noticed() {
-        let bytes = Ref { record: RecordId::new(Digest::of(b"r")), changed_ms: 1 }.encode();
+        let bytes = Ref {
+            record: RecordId::new(Digest::of(b"r")),
+            changed_ms: 1,
+        }
+        .encode();
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[at] ^= 1;

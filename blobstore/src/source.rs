@@ -85,6 +85,9 @@ impl ChunkSource for Origin {
         pack: PackName,
         range: Range<u64>,
     ) -> Result<UnverifiedBytes, StoreError> {
-        self.0.get_range(&pack.key(), range).await.map(UnverifiedBytes::new)
+        self.0
+            .get_range(&pack.key(), range)
+            .await
+            .map(UnverifiedBytes::new)
     }
 }

@@ -172,18 +172,26 @@ impl Tree {
     /// [`TreeError::InvalidEntry`] for an attribute beyond its limit.
     pub fn root(attributes: Attributes, tree: TreeId) -> Result<Self, TreeError> {
         let name = Self::ROOT_NAME.into();
-        Self::new(vec![Entry { name, attributes, node: Node::Directory(tree), hard_link: None }])
+        Self::new(vec![Entry {
+            name,
+            attributes,
+            node: Node::Directory(tree),
+            hard_link: None,
+        }])
     }
 
     /// Returns the attributes and the tree of the directory that this root wraps, or `None` when
     /// this is not a root.
     pub fn as_root(&self) -> Option<(&Attributes, TreeId)> {
         match self.entries.as_slice() {
-            [Entry { name, attributes, node: Node::Directory(tree), .. }]
-                if **name == *Self::ROOT_NAME =>
-            {
-                Some((attributes, *tree))
-            }
+            [
+                Entry {
+                    name,
+                    attributes,
+                    node: Node::Directory(tree),
+                    ..
+                },
+            ] if **name == *Self::ROOT_NAME => Some((attributes, *tree)),
             _ => None,
         }
     }
@@ -195,7 +203,10 @@ impl Tree {
 
     /// Returns the entry called `name`, with its position in [`Tree::entries`].
     pub fn get(&self, name: &[u8]) -> Option<(usize, &Entry)> {
-        let found = self.entries.binary_search_by(|entry| (*entry.name).cmp(name)).ok()?;
+        let found = self
+            .entries
+            .binary_search_by(|entry| (*entry.name).cmp(name))
+            .ok()?;
         Some((found, &self.entries[found]))
     }
 
@@ -208,36 +219,64 @@ impl Tree {
         }
         let is_root = |entry: &Entry| *entry.name == *Self::ROOT_NAME;
         match self.entries.iter().find(|entry| is_root(entry)) {
-            Some(root) if self.as_root().is_none() => {
-                Err(invalid(root, "only the single directory of a root may be called `.`"))
-            }
+            Some(root) if self.as_root().is_none() => Err(invalid(
+                root,
+                "only the single directory of a root may be called `.`",
+            )),
             _ => Ok(()),
         }
     }
 }
 
 fn invalid(entry: &Entry, reason: &'static str) -> TreeError {
-    TreeError::InvalidEntry { name: String::from_utf8_lossy(&entry.name).into_owned(), reason }
+    TreeError::InvalidEntry {
+        name: String::from_utf8_lossy(&entry.name).into_owned(),
+        reason,
+    }
 }
 
 fn validate_entry(entry: &Entry) -> Result<(), TreeError> {
-    let check = |ok: bool, reason| if ok { Ok(()) } else { Err(invalid(entry, reason)) };
+    let check = |ok: bool, reason| {
+        if ok {
+            Ok(())
+        } else {
+            Err(invalid(entry, reason))
+        }
+    };
     let name = &*entry.name;
-    check(!name.is_empty() && name.len() <= NAME_BYTES_MAX, "name is empty or too long")?;
-    check(name != b".." && !name.contains(&b'/') && !name.contains(&0), "name is not a file name")?;
+    check(
+        !name.is_empty() && name.len() <= NAME_BYTES_MAX,
+        "name is empty or too long",
+    )?;
+    check(
+        name != b".." && !name.contains(&b'/') && !name.contains(&0),
+        "name is not a file name",
+    )?;
     let attributes = &entry.attributes;
-    check(attributes.mode <= 0o7777, "mode has more than permission bits")?;
-    check(attributes.mtime.nanoseconds < 1_000_000_000, "nanoseconds exceed a second")?;
+    check(
+        attributes.mode <= 0o7777,
+        "mode has more than permission bits",
+    )?;
+    check(
+        attributes.mtime.nanoseconds < 1_000_000_000,
+        "nanoseconds exceed a second",
+    )?;
     let xattr_ok = |x: &Xattr| {
         !x.name.is_empty()
             && x.name.len() <= XATTR_NAME_BYTES_MAX
             && !x.name.contains(&0)
             && x.value.len() <= XATTR_VALUE_BYTES_MAX
     };
-    check(attributes.xattrs.iter().all(xattr_ok), "xattr beyond the limits of Linux")?;
+    check(
+        attributes.xattrs.iter().all(xattr_ok),
+        "xattr beyond the limits of Linux",
+    )?;
     let list_bytes: usize = attributes.xattrs.iter().map(|x| x.name.len() + 1).sum();
     check(list_bytes <= XATTR_LIST_BYTES_MAX, "too many xattrs")?;
-    let sorted = attributes.xattrs.windows(2).all(|pair| pair[0].name < pair[1].name);
+    let sorted = attributes
+        .xattrs
+        .windows(2)
+        .all(|pair| pair[0].name < pair[1].name);
     check(sorted, "xattrs are not unique and sorted")?;
     match &entry.node {
         Node::Directory(_) => check(entry.hard_link.is_none(), "a directory has one name only"),

@@ -18,13 +18,19 @@ impl<'a> Wire<'a> {
     }
 
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], Truncated> {
-        let (head, rest) = self.rest.split_at_checked(len).ok_or(Truncated("ends too early"))?;
+        let (head, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or(Truncated("ends too early"))?;
         self.rest = rest;
         Ok(head)
     }
 
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
-        let (head, rest) = self.rest.split_first_chunk().ok_or(Truncated("ends too early"))?;
+        let (head, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or(Truncated("ends too early"))?;
         self.rest = rest;
         Ok(*head)
     }
@@ -60,7 +66,11 @@ impl<'a> Wire<'a> {
             value |= bits << shift;
             if byte & 0x80 == 0 {
                 let shortest = byte != 0 || shift == 0;
-                return if shortest { Ok(value) } else { Err(Truncated("padded integer")) };
+                return if shortest {
+                    Ok(value)
+                } else {
+                    Err(Truncated("padded integer"))
+                };
             }
         }
         Err(Truncated("integer above 64 bits"))
@@ -75,7 +85,10 @@ impl<'a> Wire<'a> {
     pub(crate) fn count(&mut self, item_bytes_min: usize) -> Result<usize, Truncated> {
         let count = self.uvarint()?;
         let fits = self.rest.len() / item_bytes_min;
-        usize::try_from(count).ok().filter(|c| *c <= fits).ok_or(Truncated("count above the rest"))
+        usize::try_from(count)
+            .ok()
+            .filter(|c| *c <= fits)
+            .ok_or(Truncated("count above the rest"))
     }
 
     /// Reads length-prefixed bytes of at most `len_max`.
@@ -91,7 +104,11 @@ impl<'a> Wire<'a> {
 
     /// Says that nothing may follow.
     pub(crate) const fn finish(self) -> Result<(), Truncated> {
-        if self.rest.is_empty() { Ok(()) } else { Err(Truncated("bytes after the end")) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(Truncated("bytes after the end"))
+        }
     }
 }
 
@@ -145,7 +162,16 @@ mod tests {
 
     #[test]
     fn uvarints_round_trip_and_are_canonical() {
-        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
+        for value in [
+            0,
+            1,
+            127,
+            128,
+            300,
+            u64::from(u32::MAX),
+            u64::MAX - 1,
+            u64::MAX,
+        ] {
             let mut out = Vec::new();
             out.put_uvarint(value);
             let mut wire = Wire::new(&out);

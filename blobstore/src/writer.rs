@@ -68,7 +68,11 @@ pub struct WriterOptions {
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { threads: 1, frame_bytes: FRAME_BYTES_TARGET, crash: CrashHook::default() }
+        Self {
+            threads: 1,
+            frame_bytes: FRAME_BYTES_TARGET,
+            crash: CrashHook::default(),
+        }
     }
 }
 
@@ -142,7 +146,11 @@ impl PackWriter {
         runtime: Handle,
         options: WriterOptions,
     ) -> Self {
-        let WriterOptions { threads, frame_bytes, crash } = options;
+        let WriterOptions {
+            threads,
+            frame_bytes,
+            crash,
+        } = options;
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
             index,
@@ -150,8 +158,13 @@ impl PackWriter {
             failure: Mutex::default(),
             stats: Mutex::default(),
         });
-        let assembler =
-            Arc::new(Assembler::new(kind, store, Arc::clone(&shared), runtime, crash));
+        let assembler = Arc::new(Assembler::new(
+            kind,
+            store,
+            Arc::clone(&shared),
+            runtime,
+            crash,
+        ));
         let (frames, queue) = sync_channel(threads * QUEUED_FRAMES_PER_THREAD);
         let queue = Arc::new(Mutex::new(queue));
         let worker = |_| {
@@ -159,7 +172,13 @@ impl PackWriter {
             std::thread::spawn(move || compress_frames(&queue, &assembler))
         };
         let workers = (0..threads).map(worker).collect();
-        Self { shared, assembler, frames, workers, frame_bytes }
+        Self {
+            shared,
+            assembler,
+            frames,
+            workers,
+            frame_bytes,
+        }
     }
 
     /// Starts a stream of items that belong together, such as the files of one layer.
@@ -167,7 +186,10 @@ impl PackWriter {
         ItemStream {
             shared: Arc::clone(&self.shared),
             frames: self.frames.clone(),
-            open: PlainFrame { plain: Vec::new(), items: Vec::new() },
+            open: PlainFrame {
+                plain: Vec::new(),
+                items: Vec::new(),
+            },
             frame_bytes: self.frame_bytes,
         }
     }
@@ -194,7 +216,9 @@ impl PackWriter {
 fn compress_frames(queue: &Mutex<Receiver<PlainFrame>>, assembler: &Assembler) {
     loop {
         let next = lock(queue).recv();
-        let Ok(PlainFrame { plain, items }) = next else { return };
+        let Ok(PlainFrame { plain, items }) = next else {
+            return;
+        };
         match frame::compress(&plain) {
             Ok(stored) => assembler.push(&stored, &items),
             Err(error) => assembler.fail(error.into()),
@@ -217,7 +241,10 @@ impl ItemStream {
     /// # Errors
     /// The writer's first failure, which may stem from earlier items.
     pub fn add_chunk(&mut self, chunk: &Chunk) -> Result<(), WriteError> {
-        let item = Item { kind: ItemKind::Chunk(chunk.id()), hash: *chunk.id().digest() };
+        let item = Item {
+            kind: ItemKind::Chunk(chunk.id()),
+            hash: *chunk.id().digest(),
+        };
         let new = self.add(item, chunk.bytes())?;
         let mut stats = lock(&self.shared.stats);
         if new {
@@ -235,7 +262,14 @@ impl ItemStream {
     /// # Errors
     /// The writer's first failure, which may stem from earlier items.
     pub fn add_metadata(&mut self, kind: ItemKind, bytes: &[u8]) -> Result<(), WriteError> {
-        self.add(Item { kind, hash: Digest::of(bytes) }, bytes).map(drop)
+        self.add(
+            Item {
+                kind,
+                hash: Digest::of(bytes),
+            },
+            bytes,
+        )
+        .map(drop)
     }
 
     fn add(&mut self, item: Item, bytes: &[u8]) -> Result<bool, WriteError> {
@@ -267,7 +301,10 @@ impl ItemStream {
         if self.open.items.is_empty() {
             return Ok(());
         }
-        let next = PlainFrame { plain: Vec::with_capacity(self.frame_bytes), items: Vec::new() };
+        let next = PlainFrame {
+            plain: Vec::with_capacity(self.frame_bytes),
+            items: Vec::new(),
+        };
         let frame = std::mem::replace(&mut self.open, next);
         self.frames.send(frame).map_err(|_| WriteError::Stopped)
     }

@@ -23,7 +23,13 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "NACRE_STORE", value_name = "URL")]
     pub(crate) store: Option<String>,
     /// Members of the region's cache
-    #[arg(long, global = true, env = "NACRE_REGION_CACHE", value_name = "HOST:PORT,...", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        env = "NACRE_REGION_CACHE",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ','
+    )]
     pub(crate) region_cache: Vec<String>,
     /// Settings as TOML, with the names of these flags
     #[arg(long, global = true, env = "NACRE_CONFIG", value_name = "FILE")]
@@ -298,8 +304,12 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         "g" | "gb" | "gib" => 30,
         unit => return Err(format!("unknown unit {unit:?}")),
     };
-    let number: u64 = digits.parse().map_err(|_| "not a number of bytes".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "not a number of bytes".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "too large".to_owned())
 }
 
 #[cfg(test)]

@@ -14,12 +14,23 @@ pub(crate) async fn cache(settings: &Settings, verb: &CacheVerb) -> Result<(), F
 
 async fn stats(settings: &Settings) -> Result<(), Failure> {
     let client = node::client(settings).await?;
-    let stats = client.cache_stats().await.map_err(Failure::of("read", "cache statistics"))?;
+    let stats = client
+        .cache_stats()
+        .await
+        .map_err(Failure::of("read", "cache statistics"))?;
     if settings.json {
         return output::json(&stats);
     }
-    for (tier, count) in [("node", stats.node), ("region", stats.region), ("origin", stats.origin)] {
-        output::line(&format!("{tier:<8} {:>8} reads {:>12}", count.reads, human_bytes(count.bytes)))?;
+    for (tier, count) in [
+        ("node", stats.node),
+        ("region", stats.region),
+        ("origin", stats.origin),
+    ] {
+        output::line(&format!(
+            "{tier:<8} {:>8} reads {:>12}",
+            count.reads,
+            human_bytes(count.bytes)
+        ))?;
     }
     output::line(&format!(
         "waits    p50 {:.1} ms, p99 {:.1} ms; {} failed reads, {} corrupt frames",

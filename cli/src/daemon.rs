@@ -36,7 +36,9 @@ pub(crate) async fn serve(settings: &Settings) -> Result<(), Failure> {
     };
     let runtime = Handle::current();
     let node = tokio::task::spawn_blocking(move || Node::start(options, runtime)).await;
-    let node = node.map_err(|error| fail(&error))?.map_err(|error| fail(&error))?;
+    let node = node
+        .map_err(|error| fail(&error))?
+        .map_err(|error| fail(&error))?;
     let node = Arc::new(node);
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| fail(&error))?;
     let stopped = async move {

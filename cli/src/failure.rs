@@ -38,7 +38,12 @@ impl Failure {
     /// Says that `verb` could not be done to `object`.
     pub(crate) fn new(verb: &str, object: &str, cause: &dyn Display) -> Self {
         let what = format!("{verb} {object}");
-        Self { what, cause: cause.to_string(), hint: None, code: FAILED }
+        Self {
+            what,
+            cause: cause.to_string(),
+            hint: None,
+            code: FAILED,
+        }
     }
 
     /// Makes a failure out of an error, with the code of its class and all its causes.
@@ -56,7 +61,12 @@ impl Failure {
             }
             let (code, hint) = error.class();
             let hint = hint.map(str::to_owned);
-            Self { what: format!("{verb} {object}"), cause, hint, code }
+            Self {
+                what: format!("{verb} {object}"),
+                cause,
+                hint,
+                code,
+            }
         }
     }
 
@@ -65,11 +75,17 @@ impl Failure {
     }
 
     pub(crate) fn with_hint(self, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
     }
 
     /// Tells the user and returns the exit code.
-    #[expect(clippy::print_stderr, reason = "the one place that tells users of failures")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "the one place that tells users of failures"
+    )]
     pub(crate) fn report(&self) -> ExitCode {
         let cause = self.cause.replace('\n', " ");
         eprintln!("nacre: cannot {}: {cause}", self.what);
@@ -157,9 +173,10 @@ impl Classed for ImageError {
             Self::Name(_) => (USAGE, None),
             Self::Ref(error) => error.class(),
             // The name is there, so what it names should be.
-            Self::Record { source: RecordError::Store(StoreError::NotFound(_)), .. } => {
-                (CORRUPT, None)
-            }
+            Self::Record {
+                source: RecordError::Store(StoreError::NotFound(_)),
+                ..
+            } => (CORRUPT, None),
             Self::Record { source, .. } => source.class(),
             Self::Kind(_) => PLAIN,
         }

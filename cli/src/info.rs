@@ -31,12 +31,19 @@ pub(crate) async fn info(settings: &Settings) -> Result<(), Failure> {
         Err(error) => return Err(Failure::of("reach", "the daemon")(error)),
     };
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    let has = |name: &str| known.lines().any(|line| line.split_whitespace().last() == Some(name));
+    let has = |name: &str| {
+        known
+            .lines()
+            .any(|line| line.split_whitespace().last() == Some(name))
+    };
     let info = Info {
         version: VERSION,
         root: settings.root.display().to_string(),
         store: settings.store.to_string(),
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        kernel: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
         fuse: std::path::Path::new("/dev/fuse").exists(),
         erofs: has("erofs"),
         overlay: has("overlay"),

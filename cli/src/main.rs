@@ -25,7 +25,10 @@ use settings::Settings;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     output::start_logging(&arguments.global);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return Failure::new("start", "nacre", &error).report(),
     };

@@ -21,16 +21,24 @@ pub(crate) async fn mount(settings: &Settings, arguments: &Mount) -> Result<(), 
     let fail = |error: &dyn std::fmt::Display| Failure::new("mount", &object, error);
     if arguments.mode == MountMode::Kernel {
         let cause = "this version has no kernel mode";
-        return Err(fail(&cause).with_code(USAGE).with_hint("use --mode fuse, or auto"));
+        return Err(fail(&cause)
+            .with_code(USAGE)
+            .with_hint("use --mode fuse, or auto"));
     }
     if is_mount_point(&target).map_err(|error| fail(&error))? {
         return Err(fail(&"something is mounted there").with_code(BUSY));
     }
     let client = node::client(settings).await?;
-    let opened = client.open_image(&arguments.name).await.map_err(Failure::of("mount", &object))?;
+    let opened = client
+        .open_image(&arguments.name)
+        .await
+        .map_err(Failure::of("mount", &object))?;
     if arguments.rw {
         let scratch = scratch(settings, &target);
-        let upper = UpperDirs { upper: scratch.join("upper"), work: scratch.join("work") };
+        let upper = UpperDirs {
+            upper: scratch.join("upper"),
+            work: scratch.join("work"),
+        };
         for directory in [&upper.upper, &upper.work] {
             std::fs::create_dir_all(directory).map_err(|error| fail(&error))?;
         }
@@ -64,7 +72,11 @@ pub(crate) fn umount(settings: &Settings, arguments: &Umount) -> Result<(), Fail
     }
     unmount(&target, How::IfIdle).map_err(|error| {
         let busy = matches!(error, nacre_fs::mount::MountError::Busy { .. });
-        if busy { fail(&error).with_code(BUSY) } else { fail(&error) }
+        if busy {
+            fail(&error).with_code(BUSY)
+        } else {
+            fail(&error)
+        }
     })?;
     match std::fs::remove_dir_all(scratch(settings, &target)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(fail(&error)),
@@ -80,7 +92,7 @@ fn scratch(settings: &Settings, target: &Path) -> PathBuf {
 }
 
 fn absolute(directory: &Path) -> Result<PathBuf, Failure> {
-    directory.canonicalize().map_err(|error| {
-        Failure::new("use directory", &directory.display().to_string(), &error)
-    })
+    directory
+        .canonicalize()
+        .map_err(|error| Failure::new("use directory", &directory.display().to_string(), &error))
 }

@@ -28,7 +28,9 @@ pub(crate) async fn client(settings: &Settings) -> Result<Client, Failure> {
     }
     let cause = format!("it serves {}, not {ours}", info.store);
     let hint = format!("stop it (kill {}) or use another --root", info.pid);
-    Err(Failure::new("use", "this root's daemon", &cause).with_code(BUSY).with_hint(hint))
+    Err(Failure::new("use", "this root's daemon", &cause)
+        .with_code(BUSY)
+        .with_hint(hint))
 }
 
 async fn start(settings: &Settings, client: &Client) -> Result<NodeInfo, Failure> {

@@ -43,7 +43,10 @@ impl Progress for Bars {
             bar.with_prefix(format!("layer {}", number + 1))
         };
         // An ingest starts once.
-        drop(self.bars.set(layer_bytes.iter().enumerate().map(bar).collect()));
+        drop(
+            self.bars
+                .set(layer_bytes.iter().enumerate().map(bar).collect()),
+        );
     }
 
     fn read(&self, layer: usize, bytes: u64) {

@@ -34,9 +34,18 @@ fn launcher(settings: &Settings) -> Result<Launcher, Failure> {
 fn own_streams() -> Result<Streams, Failure> {
     let fail = |error: std::io::Error| Failure::new("use", "the standard streams", &error);
     Ok(Streams {
-        stdin: std::io::stdin().as_fd().try_clone_to_owned().map_err(fail)?,
-        stdout: std::io::stdout().as_fd().try_clone_to_owned().map_err(fail)?,
-        stderr: std::io::stderr().as_fd().try_clone_to_owned().map_err(fail)?,
+        stdin: std::io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(fail)?,
+        stdout: std::io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(fail)?,
+        stderr: std::io::stderr()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(fail)?,
     })
 }
 

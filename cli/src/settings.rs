@@ -45,17 +45,25 @@ impl Settings {
             Some(path) => read_file(path)?,
             None => SettingsFile::default(),
         };
-        let root = global.root.or(file.root).unwrap_or_else(|| DEFAULT_ROOT.into());
+        let root = global
+            .root
+            .or(file.root)
+            .unwrap_or_else(|| DEFAULT_ROOT.into());
         let root = std::path::absolute(&root)
             .map_err(|error| Failure::new("use root", &root.display().to_string(), &error))?;
         let store = match global.store.or(file.store) {
-            Some(url) => url.parse().map_err(|error: nacre_blobstore::StoreUrlError| {
-                Failure::new("use store", &url, &error).with_code(USAGE)
-            })?,
+            Some(url) => url
+                .parse()
+                .map_err(|error: nacre_blobstore::StoreUrlError| {
+                    Failure::new("use store", &url, &error).with_code(USAGE)
+                })?,
             None => StoreUrl::directory(root.join("store")),
         };
-        let region_cache =
-            if global.region_cache.is_empty() { file.region_cache } else { global.region_cache };
+        let region_cache = if global.region_cache.is_empty() {
+            file.region_cache
+        } else {
+            global.region_cache
+        };
         Ok(Self {
             root,
             store,
@@ -91,11 +99,15 @@ impl Settings {
                         output::note("waiting for another nacre that uses this root's index");
                         told = true;
                     }
-                    self.clock.sleep(std::time::Duration::from_millis(INDEX_POLL_MS)).await;
+                    self.clock
+                        .sleep(std::time::Duration::from_millis(INDEX_POLL_MS))
+                        .await;
                 }
                 opened => {
                     let object = path.display().to_string();
-                    return opened.map(Arc::new).map_err(Failure::of("open index", &object));
+                    return opened
+                        .map(Arc::new)
+                        .map_err(Failure::of("open index", &object));
                 }
             }
         }
@@ -105,7 +117,9 @@ impl Settings {
     /// has one process.
     pub(crate) fn index_path(&self, user: &str) -> PathBuf {
         let store = Digest::of(self.store.to_string().as_bytes()).to_string();
-        self.root.join("index").join(format!("{user}-{}", &store[..16]))
+        self.root
+            .join("index")
+            .join(format!("{user}-{}", &store[..16]))
     }
 
     /// Returns the socket of this root's daemon.
@@ -126,7 +140,9 @@ fn read_file(path: &Path) -> Result<SettingsFile, Failure> {
 /// The environment variables that the clouds' own tools read.
 fn cloud_environment() -> BTreeMap<String, String> {
     let is_cloud = |name: &str| {
-        ["AWS_", "GOOGLE_", "AZURE_", "GCS_"].iter().any(|prefix| name.starts_with(prefix))
+        ["AWS_", "GOOGLE_", "AZURE_", "GCS_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
     };
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

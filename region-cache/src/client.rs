@@ -66,20 +66,33 @@ impl ChunkSource for RegionCache {
             target: key.to_string(),
             message,
         };
-        let member = self.member(pack).ok_or_else(|| failed("there are no members".to_owned()))?;
+        let member = self
+            .member(pack)
+            .ok_or_else(|| failed("there are no members".to_owned()))?;
         let expected = range.end.saturating_sub(range.start);
         let last = range.end.saturating_sub(1);
         let request = self.http.get(format!("http://{member}/{key}"));
         let request = request.header(RANGE, format!("bytes={}-{last}", range.start));
-        let response = request.send().await.map_err(|error| failed(error.to_string()))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Err(failed(format!("{member} answers {}", response.status())));
         }
         // Bounded before it is read: a frame's length is known.
-        if response.content_length().is_none_or(|length| length != expected) {
-            return Err(failed(format!("{member} does not answer with {expected} bytes")));
+        if response
+            .content_length()
+            .is_none_or(|length| length != expected)
+        {
+            return Err(failed(format!(
+                "{member} does not answer with {expected} bytes"
+            )));
         }
-        let body: Bytes = response.bytes().await.map_err(|error| failed(error.to_string()))?;
+        let body: Bytes = response
+            .bytes()
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         Ok(UnverifiedBytes::new(body))
     }
 }

@@ -91,7 +91,11 @@ pub enum ImageError {
 /// [`RefNameError`] for text that can be no name.
 pub fn image_ref(name: &str) -> Result<RefName, RefNameError> {
     let last = name.rsplit('/').next().unwrap_or(name);
-    let tag = if last.contains([':', '@']) { "" } else { ":latest" };
+    let tag = if last.contains([':', '@']) {
+        ""
+    } else {
+        ":latest"
+    };
     format!("{IMAGES_NAMESPACE}/{name}{tag}").parse()
 }
 
@@ -106,7 +110,9 @@ impl Image {
         }
         let reference = image_ref(name)?;
         match read_ref(store, &reference).await? {
-            Some((target, _)) => Self::read(store, name, target.record, Some((reference, target))).await,
+            Some((target, _)) => {
+                Self::read(store, name, target.record, Some((reference, target))).await
+            }
             None => Err(ImageError::NotFound(name.to_owned())),
         }
     }
@@ -118,10 +124,15 @@ impl Image {
         named: Option<(RefName, Ref)>,
     ) -> Result<Self, ImageError> {
         let record = match Record::read(store, id).await {
-            Err(RecordError::Store(nacre_blobstore::StoreError::NotFound(_))) if named.is_none() => {
+            Err(RecordError::Store(nacre_blobstore::StoreError::NotFound(_)))
+                if named.is_none() =>
+            {
                 return Err(ImageError::NotFound(asked.to_owned()));
             }
-            read => read.map_err(|source| ImageError::Record { name: asked.into(), source })?,
+            read => read.map_err(|source| ImageError::Record {
+                name: asked.into(),
+                source,
+            })?,
         };
         if record.kind != RecordKind::Image {
             return Err(ImageError::Kind(asked.to_owned()));
@@ -131,10 +142,18 @@ impl Image {
         let changed_ms = named.as_ref().map_or(0, |(_, target)| target.changed_ms);
         let strip = |name: &RefName| {
             let name = name.as_str();
-            name.split_once('/').map_or(name, |(_, name)| name).to_owned()
+            name.split_once('/')
+                .map_or(name, |(_, name)| name)
+                .to_owned()
         };
         let name = named.as_ref().map(|(name, _)| strip(name));
-        Ok(Self { name, id, changed_ms, record, payload })
+        Ok(Self {
+            name,
+            id,
+            changed_ms,
+            record,
+            payload,
+        })
     }
 
     /// Returns all images that have names, sorted by name.
@@ -147,7 +166,9 @@ impl Image {
             // One that was removed since it was listed is no error.
             if let Some((target, _)) = read_ref(store, &reference).await? {
                 let name = reference.to_string();
-                images.push(Self::read(store, &name, target.record, Some((reference, target))).await?);
+                images.push(
+                    Self::read(store, &name, target.record, Some((reference, target))).await?,
+                );
             }
         }
         Ok(images)

@@ -22,7 +22,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use nacre_blobstore::{
     BlobStore, CatalogError, ChunkIndex, Chunker, Clock, CrashPoint, IndexError, ItemKind, Lease,
     LeaseError, PackKind, PackWriter, Record, RecordId, RecordKind, Ref, RefError, RefNameError,
-    StoreError, TreeError, TreeId, WriteError, WriteStats, WriterOptions, read_ref, sync_index, write_ref,
+    StoreError, TreeError, TreeId, WriteError, WriteStats, WriterOptions, read_ref, sync_index,
+    write_ref,
 };
 use tokio::runtime::Handle;
 
@@ -170,14 +171,20 @@ impl Ingest {
     ) -> Result<AddedImage, IngestError> {
         let reference = image_ref(name)?;
         let (documents, layers) = match source {
-            AddSource::Directory(path) => (self.describe_directory(platform)?, vec![LayerSource::Directory(path)]),
+            AddSource::Directory(path) => (
+                self.describe_directory(platform)?,
+                vec![LayerSource::Directory(path)],
+            ),
             AddSource::Image(source) => {
                 let resolved = source.resolve(platform).await?;
                 if let Some(found) = self.find_unchanged(name, &resolved).await? {
                     return Ok(found);
                 }
                 let documents = Documents::of(&resolved)?;
-                let blob = |layer| LayerSource::Blob { source: Arc::clone(&source), layer };
+                let blob = |layer| LayerSource::Blob {
+                    source: Arc::clone(&source),
+                    layer,
+                };
                 (documents, resolved.layers.into_iter().map(blob).collect())
             }
         };
@@ -192,7 +199,8 @@ impl Ingest {
         let stored = self.store_image(documents, layers, &progress).await;
         let added = match stored {
             Ok((record, payload, stats)) => {
-                self.publish(name, &reference, record, payload, stats, &lease).await
+                self.publish(name, &reference, record, payload, stats, &lease)
+                    .await
             }
             Err(error) => Err(error),
         };
@@ -213,7 +221,9 @@ impl Ingest {
         let Ok(found) = crate::image::Image::find(&*self.store, name).await else {
             return Ok(None);
         };
-        let Some(tree) = found.tree() else { return Ok(None) };
+        let Some(tree) = found.tree() else {
+            return Ok(None);
+        };
         if found.payload.manifest_digest != resolved.manifest_digest {
             return Ok(None);
         }
@@ -250,7 +260,12 @@ impl Ingest {
         progress: &Arc<dyn Progress>,
     ) -> Result<(Record, ImagePayload, WriteStats), IngestError> {
         sync_index(&self.store, &self.index).await?;
-        progress.started(&layers.iter().map(LayerSource::size_bytes).collect::<Vec<_>>());
+        progress.started(
+            &layers
+                .iter()
+                .map(LayerSource::size_bytes)
+                .collect::<Vec<_>>(),
+        );
         let data = self.pack_writer(PackKind::Data);
         let stored: Vec<StoredLayer> = stream::iter(layers.into_iter().enumerate())
             .map(|(number, layer)| {
@@ -268,7 +283,10 @@ impl Ingest {
         self.writer.crash.reach(CrashPoint::DataFinished);
 
         let trees = self.pack_writer(PackKind::Tree);
-        let runtime_free = TreeStage { stream: trees.stream(), items: HashSet::new() };
+        let runtime_free = TreeStage {
+            stream: trees.stream(),
+            items: HashSet::new(),
+        };
         let merged = tokio::task::spawn_blocking(move || runtime_free.run(stored));
         let merged = merged.await.map_err(|_| IngestError::Stopped)??;
         let tree_stats = finish(trees).await?;
@@ -291,7 +309,12 @@ impl Ingest {
             bytes_plain: merged.bytes_plain,
         };
         let json = serde_json::to_vec(&payload).map_err(|_| IngestError::NotText)?;
-        let record = Record { kind: RecordKind::Image, trees: merged.trees, packs, payload: json };
+        let record = Record {
+            kind: RecordKind::Image,
+            trees: merged.trees,
+            packs,
+            payload: json,
+        };
         Ok((record, payload, stats))
     }
 
@@ -312,19 +335,31 @@ impl Ingest {
     ) -> Result<AddedImage, IngestError> {
         let before = read_ref(&*self.store, reference).await?;
         let (id, bytes) = record.encode();
-        let unchanged = before.as_ref().is_some_and(|(target, _)| target.record == id);
+        let unchanged = before
+            .as_ref()
+            .is_some_and(|(target, _)| target.record == id);
         if !unchanged {
             stats.bytes_stored += bytes.len() as u64;
             self.store.put(&id.key(), bytes.into()).await?;
             self.writer.crash.reach(CrashPoint::RecordPutAfter);
             lease.check()?;
-            let target = Ref { record: id, changed_ms: self.clock.now_ms() };
+            let target = Ref {
+                record: id,
+                changed_ms: self.clock.now_ms(),
+            };
             let seen = before.as_ref().map(|(_, version)| version);
             write_ref(&*self.store, reference, target, seen).await?;
             self.writer.crash.reach(CrashPoint::RefChanged);
         }
         let tree = record.trees.last().copied().ok_or(IngestError::Stopped)?;
-        Ok(AddedImage { name: name.to_owned(), id, tree, payload, stats, unchanged })
+        Ok(AddedImage {
+            name: name.to_owned(),
+            id,
+            tree,
+            payload,
+            stats,
+            unchanged,
+        })
     }
 }
 
@@ -365,11 +400,20 @@ impl TreeStage {
             trees.push(self.encode(&mut tree)?);
         }
         for layer in stored {
-            let StoredLayer { name, diff, contents, blob } = layer;
-            let merge = |source| IngestError::Merge { layer: name, source };
+            let StoredLayer {
+                name,
+                diff,
+                contents,
+                blob,
+            } = layer;
+            let merge = |source| IngestError::Merge {
+                layer: name,
+                source,
+            };
             tree.apply(diff).map_err(merge)?;
             for content in &contents {
-                self.items.extend(content.chunks.iter().map(|(id, _)| ItemKind::Chunk(*id)));
+                self.items
+                    .extend(content.chunks.iter().map(|(id, _)| ItemKind::Chunk(*id)));
                 if let Some(list) = content.list() {
                     self.add(ItemKind::ChunkList(content.content), &list.encode()?)?;
                 }
@@ -380,7 +424,9 @@ impl TreeStage {
                 bytes_compressed += descriptor.size_bytes;
                 let id = match &chain {
                     None => descriptor.diff_id.clone(),
-                    Some(lower) => OciDigest::of(format!("{lower} {}", descriptor.diff_id).as_bytes()),
+                    Some(lower) => {
+                        OciDigest::of(format!("{lower} {}", descriptor.diff_id).as_bytes())
+                    }
                 };
                 chain = Some(id.clone());
                 layers.push(ImageLayer {
@@ -394,7 +440,14 @@ impl TreeStage {
         self.stream.flush()?;
         let (files, bytes_plain) = tree.count();
         let items = self.items.into_iter().collect();
-        Ok(Merged { trees, layers, items, files, bytes_compressed, bytes_plain })
+        Ok(Merged {
+            trees,
+            layers,
+            items,
+            files,
+            bytes_compressed,
+            bytes_plain,
+        })
     }
 
     fn encode(&mut self, tree: &mut MergedTree) -> Result<TreeId, IngestError> {

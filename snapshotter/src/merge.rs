@@ -107,15 +107,24 @@ struct Inode {
 
 impl Directory {
     fn implied() -> Self {
-        let attributes = Attributes { mode: IMPLIED_DIRECTORY_MODE, ..Attributes::default() };
-        Self { attributes, children: BTreeMap::new(), encoded: None }
+        let attributes = Attributes {
+            mode: IMPLIED_DIRECTORY_MODE,
+            ..Attributes::default()
+        };
+        Self {
+            attributes,
+            children: BTreeMap::new(),
+            encoded: None,
+        }
     }
 }
 
 impl MergedTree {
     /// Starts with an empty root.
     pub(crate) fn new() -> Self {
-        Self { root: Directory::implied() }
+        Self {
+            root: Directory::implied(),
+        }
     }
 
     /// Applies a layer on top of what is there.
@@ -136,7 +145,10 @@ impl MergedTree {
                 directory.children.remove(name);
             }
         }
-        layer.entries.into_iter().try_for_each(|entry| self.add(entry))
+        layer
+            .entries
+            .into_iter()
+            .try_for_each(|entry| self.add(entry))
     }
 
     fn add(&mut self, entry: StoredEntry) -> Result<(), MergeError> {
@@ -154,7 +166,10 @@ impl MergedTree {
                     directory.attributes = attributes;
                     return Ok(());
                 }
-                Child::Directory(Box::new(Directory { attributes, ..Directory::implied() }))
+                Child::Directory(Box::new(Directory {
+                    attributes,
+                    ..Directory::implied()
+                }))
             }
             StoredKind::Inode(attributes, leaf) => {
                 Child::Inode(Arc::new(Inode { attributes, leaf }))
@@ -165,11 +180,7 @@ impl MergedTree {
         Ok(())
     }
 
-    fn link_target(
-        &self,
-        path: &LayerPath,
-        target: &LayerPath,
-    ) -> Result<Arc<Inode>, MergeError> {
+    fn link_target(&self, path: &LayerPath, target: &LayerPath) -> Result<Arc<Inode>, MergeError> {
         let error = |what| MergeError::LinkTarget {
             entry: lossy(path.as_bytes()),
             target: lossy(target.as_bytes()),
@@ -221,7 +232,11 @@ impl MergedTree {
                         Leaf::File { .. } | Leaf::Other(_) => "not a directory",
                     };
                     let (entry, parent) = (lossy(path.as_bytes()), lossy(&parent.join(&b'/')));
-                    return Err(MergeError::Parent { entry, parent, what });
+                    return Err(MergeError::Parent {
+                        entry,
+                        parent,
+                        what,
+                    });
                 }
             }
             at.encoded = None;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{FsckError, FsckReport};
 use crate::pack::ItemKind;
 use crate::{
-    BlobStore, ChunkIndex, CHUNK_BYTES_MAX, ContentId, Node, Origin, ReadError, Reader,
+    BlobStore, CHUNK_BYTES_MAX, ChunkIndex, ContentId, Node, Origin, ReadError, Reader,
     ReaderOptions, Record, RecordId, TreeId,
 };
 
@@ -22,7 +22,13 @@ pub(super) async fn check_trees(
     let reader = Reader::new(Arc::clone(index), vec![source], ReaderOptions::default());
     let mut seen = HashSet::new();
     for (id, record) in records {
-        let mut walk = Walk { reader: &reader, record, id: *id, report, seen: &mut seen };
+        let mut walk = Walk {
+            reader: &reader,
+            record,
+            id: *id,
+            report,
+            seen: &mut seen,
+        };
         walk.run().await?;
     }
     Ok(())
@@ -54,7 +60,10 @@ impl Walk<'_> {
             for entry in tree.entries() {
                 match entry.node {
                     Node::Directory(tree) => trees.push(tree),
-                    Node::File { content, size_bytes } => self.file(content, size_bytes).await?,
+                    Node::File {
+                        content,
+                        size_bytes,
+                    } => self.file(content, size_bytes).await?,
                     Node::Symlink(_)
                     | Node::CharDevice(_)
                     | Node::BlockDevice(_)
@@ -88,7 +97,9 @@ impl Walk<'_> {
         }
         let found = self.reader.index().locate(item)?.is_some();
         if !found {
-            self.report.problems.push(format!("record {}: {item} is missing", self.id));
+            self.report
+                .problems
+                .push(format!("record {}: {item} is missing", self.id));
         }
         Ok(found)
     }
@@ -97,6 +108,8 @@ impl Walk<'_> {
         if matches!(error, ReadError::Corrupt { .. }) {
             self.report.corrupt.push(item);
         }
-        self.report.problems.push(format!("record {}: {error}", self.id));
+        self.report
+            .problems
+            .push(format!("record {}: {error}", self.id));
     }
 }

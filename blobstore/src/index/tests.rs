@@ -6,7 +6,13 @@ fn pack(kind: PackKind, items: &[(ItemKind, &[u8])]) -> (PackName, PackIndex) {
     for (item, bytes) in items {
         let hash = Digest::of(bytes);
         let stored = crate::frame::compress(bytes).unwrap();
-        pack.push_frame(&stored, &[(Item { kind: *item, hash }, u32::try_from(bytes.len()).unwrap())]);
+        pack.push_frame(
+            &stored,
+            &[(
+                Item { kind: *item, hash },
+                u32::try_from(bytes.len()).unwrap(),
+            )],
+        );
     }
     let pack = pack.finish();
     (pack.name, pack.index)
@@ -32,17 +38,26 @@ fn finds_what_was_inserted_and_forgets_all() {
     index.insert(trees, &trees_index).unwrap();
     index.insert(trees, &trees_index).unwrap();
     assert_eq!(index.packs().unwrap(), BTreeSet::from([data, trees]));
-    for (item, name, frame) in
-        [(chunk(b"a"), data, 0), (chunk(b"b"), data, 1), (tree(b"a"), trees, 0), (list, trees, 1)]
-    {
+    for (item, name, frame) in [
+        (chunk(b"a"), data, 0),
+        (chunk(b"b"), data, 1),
+        (tree(b"a"), trees, 0),
+        (list, trees, 1),
+    ] {
         let location = index.locate(item).unwrap().unwrap();
-        assert_eq!((index.pack(location.pack).unwrap(), location.frame), (name, frame));
+        assert_eq!(
+            (index.pack(location.pack).unwrap(), location.frame),
+            (name, frame)
+        );
     }
     let b = index.locate(chunk(b"b")).unwrap().unwrap();
     assert_eq!(index.frame(b).unwrap(), data_index.frames()[1]);
     let wanted = [chunk(b"a"), tree(b"a"), chunk(b"c")];
     let (packs, missing) = index.packs_of(wanted).unwrap();
-    assert_eq!((packs, missing), (BTreeSet::from([data, trees]), vec![chunk(b"c")]));
+    assert_eq!(
+        (packs, missing),
+        (BTreeSet::from([data, trees]), vec![chunk(b"c")])
+    );
 
     index.clear().unwrap();
     assert_eq!(index.packs().unwrap(), BTreeSet::new());
@@ -59,7 +74,10 @@ fn is_reopened_as_it_was_and_busy_while_open() {
     {
         let index = ChunkIndex::open(dir.path()).unwrap();
         index.insert(name, &packed).unwrap();
-        assert!(matches!(ChunkIndex::open(dir.path()), Err(IndexError::Busy { .. })));
+        assert!(matches!(
+            ChunkIndex::open(dir.path()),
+            Err(IndexError::Busy { .. })
+        ));
     }
     let index = ChunkIndex::open(dir.path()).unwrap();
     assert!(index.locate(chunk(b"a")).unwrap().is_some());

@@ -46,7 +46,9 @@ async fn is_taken_over_after_expiry_with_a_larger_token_and_the_late_holder_lear
     let (store, clock) = (memory_store(), clock());
     let acquire = || Lease::acquire(Arc::clone(&store), Arc::clone(&clock) as _, "gc", "me");
     let late = acquire().await.unwrap();
-    clock.0.fetch_add(millis(LEASE_TTL + CLOCK_SKEW_MAX) - 1, Ordering::Relaxed);
+    clock
+        .0
+        .fetch_add(millis(LEASE_TTL + CLOCK_SKEW_MAX) - 1, Ordering::Relaxed);
     assert!(matches!(acquire().await, Err(LeaseError::Held { .. })));
     clock.0.fetch_add(1, Ordering::Relaxed);
     let next = acquire().await.unwrap();
@@ -55,5 +57,8 @@ async fn is_taken_over_after_expiry_with_a_larger_token_and_the_late_holder_lear
     assert!(matches!(late.check(), Err(LeaseError::Lost { .. })));
     next.check().unwrap();
     late.release().await.unwrap();
-    assert!(matches!(acquire().await, Err(LeaseError::Held { .. })), "released only its own");
+    assert!(
+        matches!(acquire().await, Err(LeaseError::Held { .. })),
+        "released only its own"
+    );
 }

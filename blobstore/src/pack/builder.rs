@@ -15,8 +15,15 @@ pub(crate) struct PackBuilder {
 impl PackBuilder {
     /// Starts an empty pack.
     pub(crate) fn new(kind: PackKind) -> Self {
-        let index = PackIndex { kind, frames: Vec::new(), lists: Vec::new() };
-        Self { bytes: HEAD.to_vec(), index }
+        let index = PackIndex {
+            kind,
+            frames: Vec::new(),
+            lists: Vec::new(),
+        };
+        Self {
+            bytes: HEAD.to_vec(),
+            index,
+        }
     }
 
     /// Appends a compressed frame that holds `items`, each with its plain length.
@@ -30,13 +37,21 @@ impl PackBuilder {
             ItemKind::ChunkList(content) => Some(content),
             ItemKind::Chunk(_) | ItemKind::Tree(_) => None,
         };
-        let lists = (0_u32..).zip(items).filter_map(|(n, i)| Some((frame, n, is_list(&i.0)?)));
+        let lists = (0_u32..)
+            .zip(items)
+            .filter_map(|(n, i)| Some((frame, n, is_list(&i.0)?)));
         self.index.lists.extend(lists);
         self.index.frames.push(FrameEntry {
             offset_bytes: self.bytes.len() as u64,
             stored_bytes: u32::try_from(stored.len()).expect("frames are below 4 GiB"),
             hash: Digest::of(stored),
-            items: items.iter().map(|(i, len_bytes)| FrameItem { hash: i.hash, len_bytes: *len_bytes }).collect(),
+            items: items
+                .iter()
+                .map(|(i, len_bytes)| FrameItem {
+                    hash: i.hash,
+                    len_bytes: *len_bytes,
+                })
+                .collect(),
         });
         self.bytes.put(stored);
     }
@@ -58,7 +73,12 @@ impl PackBuilder {
         bytes.put(&index_bytes);
         bytes.put_u32(u32::try_from(index_bytes.len()).expect("an index is below 4 GiB"));
         bytes.put(TAIL);
-        FinishedPack { name, bytes, index, index_bytes }
+        FinishedPack {
+            name,
+            bytes,
+            index,
+            index_bytes,
+        }
     }
 }
 

@@ -93,19 +93,31 @@ impl PackIndex {
         let frames = (0_u32..).zip(&self.frames);
         let items = frames.flat_map(|(f, frame)| (0_u32..).zip(&frame.items).map(move |i| (f, i)));
         items.map(|(frame, (number, item))| {
-            let list = self.lists.binary_search_by_key(&(frame, number), |l| (l.0, l.1));
+            let list = self
+                .lists
+                .binary_search_by_key(&(frame, number), |l| (l.0, l.1));
             let kind = match (self.kind, list) {
                 (PackKind::Data, _) => ItemKind::Chunk(ChunkId::new(item.hash)),
                 (PackKind::Tree, Ok(at)) => ItemKind::ChunkList(self.lists[at].2),
                 (PackKind::Tree, Err(_)) => ItemKind::Tree(TreeId::new(item.hash)),
             };
-            (frame, number, Item { kind, hash: item.hash })
+            (
+                frame,
+                number,
+                Item {
+                    kind,
+                    hash: item.hash,
+                },
+            )
         })
     }
 
     /// Returns the length that the whole pack has, given the length of this index's encoding.
     pub(crate) fn pack_bytes(&self, index_bytes: u64) -> u64 {
-        let frames_end = self.frames.last().map_or(HEAD.len() as u64, |frame| frame.range().end);
+        let frames_end = self
+            .frames
+            .last()
+            .map_or(HEAD.len() as u64, |frame| frame.range().end);
         frames_end + index_bytes + TRAILER_BYTES
     }
 
@@ -133,7 +145,13 @@ impl PackIndex {
             body.put(content.as_bytes());
         }
         let (id, bytes) = envelope::seal(*b"PIDX", &body);
-        (PackName { kind: self.kind, id: PackId::new(id) }, bytes)
+        (
+            PackName {
+                kind: self.kind,
+                id: PackId::new(id),
+            },
+            bytes,
+        )
     }
 
     /// Decodes the index that was read for the pack `name`.
@@ -142,7 +160,11 @@ impl PackIndex {
     /// [`PackIndexError`] for damage, an index of another pack, or a broken limit.
     pub fn decode(name: PackName, bytes: &[u8]) -> Result<Self, PackIndexError> {
         let (found, index) = Self::decode_unnamed(bytes)?;
-        if found == name { Ok(index) } else { Err(PackIndexError::Mismatch { expected: name.id }) }
+        if found == name {
+            Ok(index)
+        } else {
+            Err(PackIndexError::Mismatch { expected: name.id })
+        }
     }
 
     /// Decodes an index and returns the name of its pack.
@@ -169,17 +191,33 @@ impl PackIndex {
         let mut lists = Vec::with_capacity(list_count);
         for _ in 0..list_count {
             let (frame, item) = (wire.uvarint32()?, wire.uvarint32()?);
-            let items = frames.get(frame as usize).map_or(0, |f: &FrameEntry| f.items.len());
+            let items = frames
+                .get(frame as usize)
+                .map_or(0, |f: &FrameEntry| f.items.len());
             if kind != PackKind::Tree || item as usize >= items {
                 return Err(PackIndexError::Malformed("chunk list that is not there"));
             }
-            lists.push((frame, item, ContentId::new(Digest::from_bytes(wire.array()?))));
+            lists.push((
+                frame,
+                item,
+                ContentId::new(Digest::from_bytes(wire.array()?)),
+            ));
         }
         if !lists.is_sorted_by(|a, b| (a.0, a.1) < (b.0, b.1)) {
             return Err(PackIndexError::Malformed("chunk lists are not sorted"));
         }
         wire.finish()?;
-        Ok((PackName { kind, id: PackId::new(id) }, Self { kind, frames, lists }))
+        Ok((
+            PackName {
+                kind,
+                id: PackId::new(id),
+            },
+            Self {
+                kind,
+                frames,
+                lists,
+            },
+        ))
     }
 
     /// Finds the length of the index in the last [`TRAILER_BYTES`] of a pack of `pack_bytes`.
@@ -221,5 +259,10 @@ fn decode_frame(wire: &mut Wire<'_>, offset_bytes: u64) -> Result<FrameEntry, Pa
     if plain_bytes > FRAME_BYTES_MAX as u64 || !fits(stored_bytes.into()) {
         return Err(PackIndexError::Malformed("frame is too large"));
     }
-    Ok(FrameEntry { offset_bytes, stored_bytes, hash, items })
+    Ok(FrameEntry {
+        offset_bytes,
+        stored_bytes,
+        hash,
+        items,
+    })
 }

@@ -9,7 +9,9 @@ fn pack(kind: PackKind) -> FinishedPack {
 fn pack_with(kind: PackKind, compress: impl Fn(&[u8]) -> Vec<u8>) -> FinishedPack {
     let mut pack = PackBuilder::new(kind);
     for frame in 0..3_u8 {
-        let plain: Vec<Vec<u8>> = (0..4_u8).map(|i| vec![frame * 16 + i; usize::from(i)]).collect();
+        let plain: Vec<Vec<u8>> = (0..4_u8)
+            .map(|i| vec![frame * 16 + i; usize::from(i)])
+            .collect();
         let items: Vec<(Item, u32)> = plain
             .iter()
             .map(|bytes| {
@@ -34,13 +36,21 @@ fn index_round_trips_and_locates_every_item() {
         let decoded = PackIndex::decode(pack.name, &pack.index_bytes).unwrap();
         assert_eq!(decoded, pack.index);
         assert_eq!(decoded.items().count(), 12);
-        assert_eq!(decoded.pack_bytes(pack.index_bytes.len() as u64), pack.bytes.len() as u64);
+        assert_eq!(
+            decoded.pack_bytes(pack.index_bytes.len() as u64),
+            pack.bytes.len() as u64
+        );
         for (frame_no, item_no, item) in decoded.items() {
             let frame = &decoded.frames()[frame_no as usize];
             let range = frame.range();
             let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
             let stored = crate::UnverifiedBytes::new(pack.bytes[range].to_vec().into());
-            let bytes = frame.decode(stored).unwrap().item(item_no).unwrap().into_untrusted();
+            let bytes = frame
+                .decode(stored)
+                .unwrap()
+                .item(item_no)
+                .unwrap()
+                .into_untrusted();
             assert_eq!(Digest::of(&bytes), item.hash);
         }
     }
@@ -62,7 +72,12 @@ fn the_trailer_finds_the_index_and_lies_are_refused() {
 fn an_index_of_another_pack_is_refused() {
     let (one, two) = (pack(PackKind::Data), pack(PackKind::Tree));
     let error = PackIndex::decode(two.name, &one.index_bytes).unwrap_err();
-    assert_eq!(error, PackIndexError::Mismatch { expected: two.name.id });
+    assert_eq!(
+        error,
+        PackIndexError::Mismatch {
+            expected: two.name.id
+        }
+    );
 }
 
 #[test]
@@ -79,6 +94,12 @@ fn names_are_read_off_their_keys() {
 #[test]
 fn golden_ids() {
     let id = |kind| pack_with(kind, <[u8]>::to_vec).name.id.to_string();
-    assert_eq!(id(PackKind::Data), "467a00be104fd15037cd5ffd9438f221b60c5a73e791c573dccf1e68cb3a6620");
-    assert_eq!(id(PackKind::Tree), "0717319c56c2a3f869eacee8951b72ff946ae6ddcfcc68de05100921d1254b32");
+    assert_eq!(
+        id(PackKind::Data),
+        "467a00be104fd15037cd5ffd9438f221b60c5a73e791c573dccf1e68cb3a6620"
+    );
+    assert_eq!(
+        id(PackKind::Tree),
+        "0717319c56c2a3f869eacee8951b72ff946ae6ddcfcc68de05100921d1254b32"
+    );
 }

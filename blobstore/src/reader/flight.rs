@@ -18,7 +18,9 @@ pub(super) struct SingleFlight<K, T> {
 
 impl<K, T> Default for SingleFlight<K, T> {
     fn default() -> Self {
-        Self { running: Arc::default() }
+        Self {
+            running: Arc::default(),
+        }
     }
 }
 
@@ -47,7 +49,10 @@ where
             Entry::Vacant(entry) => {
                 let (sender, receiver) = watch::channel(None);
                 entry.insert(receiver.clone());
-                let landing = Landing { running: Arc::clone(&self.running), key };
+                let landing = Landing {
+                    running: Arc::clone(&self.running),
+                    key,
+                };
                 tokio::spawn(async move {
                     let value = work.await;
                     // Landed before told: who comes now starts a new run.

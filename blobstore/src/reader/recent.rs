@@ -46,7 +46,11 @@ impl<K: Copy + Eq + Hash, V: Clone> Recent<K, V> {
             return;
         }
         self.clock += 1;
-        let slot = Slot { value, size_bytes, last_use: self.clock };
+        let slot = Slot {
+            value,
+            size_bytes,
+            last_use: self.clock,
+        };
         if let Some(old) = self.values.insert(key, slot) {
             self.used_bytes -= old.size_bytes;
             self.by_use.remove(&old.last_use);
@@ -54,7 +58,9 @@ impl<K: Copy + Eq + Hash, V: Clone> Recent<K, V> {
         self.by_use.insert(self.clock, key);
         self.used_bytes += size_bytes;
         while self.used_bytes > self.limit_bytes {
-            let Some((_, oldest)) = self.by_use.pop_first() else { break };
+            let Some((_, oldest)) = self.by_use.pop_first() else {
+                break;
+            };
             if let Some(slot) = self.values.remove(&oldest) {
                 self.used_bytes -= slot.size_bytes;
             }
@@ -73,7 +79,10 @@ mod tests {
         recent.insert(2, 'b', 4);
         assert_eq!(recent.get(&1), Some('a'));
         recent.insert(3, 'c', 4);
-        assert_eq!((recent.get(&1), recent.get(&2), recent.get(&3)), (Some('a'), None, Some('c')));
+        assert_eq!(
+            (recent.get(&1), recent.get(&2), recent.get(&3)),
+            (Some('a'), None, Some('c'))
+        );
         recent.insert(4, 'd', 11);
         assert_eq!(recent.get(&4), None);
         recent.insert(3, 'e', 6);

@@ -61,6 +61,9 @@ impl Counters {
             bytes: t.bytes.load(Ordering::Relaxed),
             corrupt: t.corrupt.load(Ordering::Relaxed),
         };
-        ReaderStats { region: tier(&self.region), origin: tier(&self.origin) }
+        ReaderStats {
+            region: tier(&self.region),
+            origin: tier(&self.origin),
+        }
     }
 }

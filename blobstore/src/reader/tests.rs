@@ -5,8 +5,7 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::testing::{FaultStore, Operation, memory_store};
 use crate::{
-    Attributes, BlobStore, Entry, Node, Origin, PackKind, PackWriter, WriterOptions,
-    sync_index,
+    Attributes, BlobStore, Entry, Node, Origin, PackKind, PackWriter, WriterOptions, sync_index,
 };
 
 /// A store with one chunk of each number, frames small enough to have several.
@@ -25,7 +24,11 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let index = Arc::new(ChunkIndex::open(dir.path()).unwrap());
         let faults = FaultStore::new(memory_store());
-        let bench = Self { _dir: dir, faults: Arc::new(faults), index };
+        let bench = Self {
+            _dir: dir,
+            faults: Arc::new(faults),
+            index,
+        };
         let writer = bench.writer(PackKind::Data);
         let mut stream = writer.stream();
         let tree_writer = bench.writer(PackKind::Tree);
@@ -56,7 +59,10 @@ impl Bench {
 
     fn writer(&self, kind: PackKind) -> PackWriter {
         let index = Arc::clone(&self.index);
-        let options = WriterOptions { frame_bytes: 1 << 20, ..WriterOptions::default() };
+        let options = WriterOptions {
+            frame_bytes: 1 << 20,
+            ..WriterOptions::default()
+        };
         PackWriter::new(kind, self.store(), index, Handle::current(), options)
     }
 
@@ -68,10 +74,18 @@ impl Bench {
 
 fn tree() -> Tree {
     let content = ContentId::new(Digest::of(b"file"));
-    let node = Node::File { content, size_bytes: 4 };
+    let node = Node::File {
+        content,
+        size_bytes: 4,
+    };
     let name = (*b"file").into();
-    Tree::new(vec![Entry { name, attributes: Attributes::default(), node, hard_link: None }])
-        .unwrap()
+    Tree::new(vec![Entry {
+        name,
+        attributes: Attributes::default(),
+        node,
+        hard_link: None,
+    }])
+    .unwrap()
 }
 
 fn list() -> ChunkList {
@@ -84,7 +98,10 @@ fn list() -> ChunkList {
     ChunkList::new(content, chunks.iter().map(|chunk| (chunk.id(), 400_000))).unwrap()
 }
 
-const UNCACHED: ReaderOptions = ReaderOptions { frame_cache_bytes: 0, tree_cache_bytes: 0 };
+const UNCACHED: ReaderOptions = ReaderOptions {
+    frame_cache_bytes: 0,
+    tree_cache_bytes: 0,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trees_and_lists_are_read_and_lists_of_another_length_refused() {
@@ -94,12 +111,20 @@ async fn trees_and_lists_are_read_and_lists_of_another_length_refused() {
     assert_eq!(*reader.tree(id).await.unwrap(), tree());
     let expected = list();
     let content = expected.content();
-    assert_eq!(*reader.chunk_list(content, 1_600_000).await.unwrap(), expected);
+    assert_eq!(
+        *reader.chunk_list(content, 1_600_000).await.unwrap(),
+        expected
+    );
     assert_eq!(reader.content_size(content).await.unwrap(), 1_600_000);
     let wrong = reader.chunk_list(content, 1_600_001).await;
     assert!(matches!(wrong, Err(ReadError::Corrupt { .. })));
     let single = ContentId::new(*chunk(1).id().digest());
-    let extents = reader.chunk_list(single, 400_000).await.unwrap().extents().to_vec();
+    let extents = reader
+        .chunk_list(single, 400_000)
+        .await
+        .unwrap()
+        .extents()
+        .to_vec();
     assert_eq!((extents.len(), extents[0].id), (1, chunk(1).id()));
     assert_eq!(reader.content_size(single).await.unwrap(), 400_000);
     let absent = reader.chunk(chunk(9).id()).await;
@@ -128,9 +153,16 @@ async fn many_readers_of_one_frame_cost_one_fetch_also_when_it_fails() {
     assert_eq!(bench.faults.count(Operation::GetRange).requests, 1);
     bench.faults.fail_next_gets(1);
     let results = all(Arc::clone(&reader)).await;
-    assert!(results.iter().all(|r| matches!(r, Err(ReadError::Unavailable { .. }))));
+    assert!(
+        results
+            .iter()
+            .all(|r| matches!(r, Err(ReadError::Unavailable { .. })))
+    );
     assert_eq!(bench.faults.count(Operation::GetRange).requests, 2);
-    assert!(reader.chunk(chunk(0).id()).await.is_ok(), "a failure is not remembered");
+    assert!(
+        reader.chunk(chunk(0).id()).await.is_ok(),
+        "a failure is not remembered"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,7 +180,10 @@ async fn damage_in_one_tier_is_healed_by_the_next_and_never_served() {
     near.flip_bit_in_next_gets(1, 99);
     far.set_partitioned(true);
     let error = reader.chunk(chunk(1).id()).await.unwrap_err();
-    assert!(matches!(error, ReadError::Corrupt { .. }), "damage outranks absence: {error}");
+    assert!(
+        matches!(error, ReadError::Corrupt { .. }),
+        "damage outranks absence: {error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

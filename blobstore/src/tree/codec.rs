@@ -98,7 +98,13 @@ impl Tree {
 }
 
 fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
-    let Attributes { mode, uid, gid, mtime, xattrs } = &entry.attributes;
+    let Attributes {
+        mode,
+        uid,
+        gid,
+        mtime,
+        xattrs,
+    } = &entry.attributes;
     let linked = if entry.hard_link.is_some() { LINKED } else { 0 };
     out.put_bytes(&entry.name);
     out.put_u8(kind(&entry.node) | linked);
@@ -113,7 +119,10 @@ fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
         out.put_bytes(&xattr.value);
     }
     match &entry.node {
-        Node::File { content, size_bytes } => {
+        Node::File {
+            content,
+            size_bytes,
+        } => {
             out.put(content.as_bytes());
             out.put_uvarint(*size_bytes);
         }
@@ -149,7 +158,10 @@ fn decode_entry(wire: &mut Wire<'_>) -> Result<Entry, TreeError> {
     let mode = wire.u16()?;
     let uid = wire.uvarint32()?;
     let gid = wire.uvarint32()?;
-    let mtime = Timestamp { seconds: wire.i64()?, nanoseconds: wire.u32()? };
+    let mtime = Timestamp {
+        seconds: wire.i64()?,
+        nanoseconds: wire.u32()?,
+    };
     let xattr_count = wire.count(XATTR_BYTES_MIN)?;
     if xattr_count > XATTRS_MAX {
         return Err(TreeError::Malformed("too many xattrs"));
@@ -176,11 +188,28 @@ fn decode_entry(wire: &mut Wire<'_>) -> Result<Entry, TreeError> {
     let hard_link = if tag & LINKED == 0 {
         None
     } else {
-        Some(HardLink { group: wire.array()?, count: wire.uvarint32()? })
+        Some(HardLink {
+            group: wire.array()?,
+            count: wire.uvarint32()?,
+        })
     };
-    Ok(Entry { name, attributes: Attributes { mode, uid, gid, mtime, xattrs }, node, hard_link })
+    Ok(Entry {
+        name,
+        attributes: Attributes {
+            mode,
+            uid,
+            gid,
+            mtime,
+            xattrs,
+        },
+        node,
+        hard_link,
+    })
 }
 
 fn decode_device(wire: &mut Wire<'_>) -> Result<Device, TreeError> {
-    Ok(Device { major: wire.uvarint32()?, minor: wire.uvarint32()? })
+    Ok(Device {
+        major: wire.uvarint32()?,
+        minor: wire.uvarint32()?,
+    })
 }

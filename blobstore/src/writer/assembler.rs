@@ -41,7 +41,11 @@ impl Assembler {
         Self {
             kind,
             open: Mutex::new(PackBuilder::new(kind)),
-            upload: Arc::new(Upload { store, shared, crash }),
+            upload: Arc::new(Upload {
+                store,
+                shared,
+                crash,
+            }),
             runtime,
             permits: Arc::new(Semaphore::new(UPLOADS_MAX as usize)),
         }
@@ -77,7 +81,9 @@ impl Assembler {
     }
 
     fn start_upload(&self, pack: PackBuilder) {
-        let permit = self.runtime.block_on(Arc::clone(&self.permits).acquire_owned());
+        let permit = self
+            .runtime
+            .block_on(Arc::clone(&self.permits).acquire_owned());
         let upload = Arc::clone(&self.upload);
         let pack = pack.finish();
         self.runtime.spawn(async move {
@@ -91,12 +97,19 @@ impl Assembler {
 
 impl Upload {
     async fn run(&self, pack: FinishedPack) -> Result<(), WriteError> {
-        let FinishedPack { name, bytes, index, index_bytes } = pack;
+        let FinishedPack {
+            name,
+            bytes,
+            index,
+            index_bytes,
+        } = pack;
         let bytes_stored = (bytes.len() + index_bytes.len()) as u64;
         self.crash.reach(CrashPoint::PackPutBefore);
         self.store.put(&name.key(), bytes.into()).await?;
         self.crash.reach(CrashPoint::PackPutAfter);
-        self.store.put(&name.index_key(), index_bytes.into()).await?;
+        self.store
+            .put(&name.index_key(), index_bytes.into())
+            .await?;
         self.crash.reach(CrashPoint::IndexPutAfter);
         self.shared.index.insert(name, &index)?;
         let mut taken = lock(&self.shared.taken);

@@ -12,12 +12,19 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let index = Arc::new(ChunkIndex::open(dir.path()).unwrap());
-        Self { _dir: dir, store: memory_store(), index }
+        Self {
+            _dir: dir,
+            store: memory_store(),
+            index,
+        }
     }
 
     fn writer(&self, kind: PackKind) -> PackWriter {
         let (store, index) = (Arc::clone(&self.store), Arc::clone(&self.index));
-        let options = WriterOptions { threads: 2, ..WriterOptions::default() };
+        let options = WriterOptions {
+            threads: 2,
+            ..WriterOptions::default()
+        };
         PackWriter::new(kind, store, index, Handle::current(), options)
     }
 }
@@ -31,7 +38,9 @@ fn chunk(number: u32, len: usize) -> Chunk {
 }
 
 async fn finish(writer: PackWriter) -> Result<WriteStats, WriteError> {
-    tokio::task::spawn_blocking(|| writer.finish()).await.unwrap()
+    tokio::task::spawn_blocking(|| writer.finish())
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,10 +72,17 @@ async fn what_was_added_is_stored_once_and_read_back() {
     stream.flush().unwrap();
     drop(stream);
     let stats = finish(again).await.unwrap();
-    assert_eq!((stats.chunks_new, stats.chunks_known, stats.bytes_stored), (0, 1, 0));
+    assert_eq!(
+        (stats.chunks_new, stats.chunks_known, stats.bytes_stored),
+        (0, 1, 0)
+    );
 
     let source = Arc::new(Origin::new(Arc::clone(&bench.store)));
-    let reader = Reader::new(Arc::clone(&bench.index), vec![source], ReaderOptions::default());
+    let reader = Reader::new(
+        Arc::clone(&bench.index),
+        vec![source],
+        ReaderOptions::default(),
+    );
     for number in 0..200 {
         let expected = chunk(number, 300_000);
         assert_eq!(reader.chunk(expected.id()).await.unwrap(), expected);

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nacre_blobstore::{
-    CHUNK_BYTES_AVERAGE, Clock, CrashHook, CrashPoint, FRAME_BYTES_TARGET, WriterOptions, check_store,
+    BlobStore, CHUNK_BYTES_AVERAGE, ChunkIndex, Clock, CrashHook, CrashPoint, FRAME_BYTES_TARGET,
+    WriterOptions, check_store,
 };
 use nacre_snapshotter::layer::LayerLimits;
 use nacre_snapshotter::oci::{self, CredentialStore, Platform, RegistryOptions, Source};
@@ -40,7 +41,10 @@ pub(super) async fn add(settings: &Settings, arguments: ImageAdd) -> Result<(), 
         Failure::new("add image", &arguments.source, error).with_code(USAGE)
     };
     let source: Source = arguments.source.parse().map_err(|error| usage(&error))?;
-    let name = arguments.name.clone().unwrap_or_else(|| source.default_name());
+    let name = arguments
+        .name
+        .clone()
+        .unwrap_or_else(|| source.default_name());
     let platform = match &arguments.platform {
         Some(platform) => platform.parse().map_err(|error| usage(&error))?,
         None => Platform::host(),
@@ -52,21 +56,7 @@ pub(super) async fn add(settings: &Settings, arguments: ImageAdd) -> Result<(), 
         checked.map_err(Failure::of("use store", &settings.store.to_string()))?;
     }
     let index = settings.open_index().await?;
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let ingest = Ingest {
-        store,
-        index,
-        clock: Arc::clone(&settings.clock),
-        limits: LayerLimits::default(),
-        layers_at_once: cores,
-        chunk_bytes: arguments.chunk_bytes.unwrap_or(CHUNK_BYTES_AVERAGE),
-        writer: WriterOptions {
-            threads: cores,
-            frame_bytes: arguments.frame_bytes.unwrap_or(FRAME_BYTES_TARGET),
-            crash: crash_hook(),
-        },
-        holder: format!("process {} of {}", std::process::id(), host_name()),
-    };
+    let ingest = ingest(settings, &arguments, store, index);
     let from = match &source {
         Source::Directory(path) => AddSource::Directory(path.clone()),
         _ => {
@@ -106,11 +96,37 @@ pub(super) async fn add(settings: &Settings, arguments: ImageAdd) -> Result<(), 
     ))
 }
 
+/// Sets an ingest up for this machine.
+fn ingest(
+    settings: &Settings,
+    arguments: &ImageAdd,
+    store: Arc<dyn BlobStore>,
+    index: Arc<ChunkIndex>,
+) -> Ingest {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    Ingest {
+        store,
+        index,
+        clock: Arc::clone(&settings.clock),
+        limits: LayerLimits::default(),
+        layers_at_once: cores,
+        chunk_bytes: arguments.chunk_bytes.unwrap_or(CHUNK_BYTES_AVERAGE),
+        writer: WriterOptions {
+            threads: cores,
+            frame_bytes: arguments.frame_bytes.unwrap_or(FRAME_BYTES_TARGET),
+            crash: crash_hook(),
+        },
+        holder: format!("process {} of {}", std::process::id(), host_name()),
+    }
+}
+
 /// Docker's credentials, where docker looks for them.
 fn registry_options(clock: &Arc<dyn Clock>) -> Result<RegistryOptions, Failure> {
     let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
-    let file = directory.or_else(home).map(|directory| directory.join("config.json"));
+    let file = directory
+        .or_else(home)
+        .map(|directory| directory.join("config.json"));
     let credentials = match file.filter(|file| file.exists()) {
         Some(file) => {
             let object = file.display().to_string();
@@ -121,11 +137,19 @@ fn registry_options(clock: &Arc<dyn Clock>) -> Result<RegistryOptions, Failure> 
     };
     let proxy = std::env::var_os("HTTPS_PROXY").and_then(|proxy| proxy.into_string().ok());
     let clock = Arc::clone(clock);
-    Ok(RegistryOptions { credentials, proxy, clock, ..RegistryOptions::default() })
+    Ok(RegistryOptions {
+        credentials,
+        proxy,
+        clock,
+        ..RegistryOptions::default()
+    })
 }
 
 fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Dies at the point, or its n-th passing, that `NACRE_CRASH_AT=POINT[:N]` names: a test's aid.
@@ -135,7 +159,9 @@ fn crash_hook() -> CrashHook {
     };
     let (name, count) = at.split_once(':').unwrap_or((&at, "1"));
     let left = std::sync::atomic::AtomicU64::new(count.parse().unwrap_or(1));
-    let point = CrashPoint::ALL.into_iter().find(|point| point.name() == name);
+    let point = CrashPoint::ALL
+        .into_iter()
+        .find(|point| point.name() == name);
     CrashHook::new(move |reached| {
         use std::sync::atomic::Ordering;
         if Some(reached) == point && left.fetch_sub(1, Ordering::SeqCst) == 1 {

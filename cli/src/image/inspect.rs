@@ -31,7 +31,10 @@ impl Shown {
         Self {
             name: image.name.clone().unwrap_or_default(),
             image: image.id.to_string(),
-            tree: image.tree().map(|tree| tree.to_string()).unwrap_or_default(),
+            tree: image
+                .tree()
+                .map(|tree| tree.to_string())
+                .unwrap_or_default(),
             manifest_digest: image.payload.manifest_digest.to_string(),
             created: config.get("created").cloned().unwrap_or_default(),
             config,
@@ -47,7 +50,9 @@ impl Shown {
 
 pub(super) async fn inspect(settings: &Settings, name: &str) -> Result<(), Failure> {
     let store = settings.open_store()?;
-    let image = Image::find(&*store, name).await.map_err(Failure::of("inspect image", name))?;
+    let image = Image::find(&*store, name)
+        .await
+        .map_err(Failure::of("inspect image", name))?;
     let shown = Shown::of(&image);
     if settings.json {
         return output::json(&shown);

@@ -8,7 +8,9 @@ use crate::settings::Settings;
 
 pub(super) async fn rm(settings: &Settings, name: &str) -> Result<(), Failure> {
     let store = settings.open_store()?;
-    Image::remove(&*store, name).await.map_err(Failure::of("remove image", name))?;
+    Image::remove(&*store, name)
+        .await
+        .map_err(Failure::of("remove image", name))?;
     if settings.json {
         output::json(&serde_json::json!({ "name": name }))
     } else {

@@ -9,9 +9,14 @@ use crate::output;
 use crate::settings::Settings;
 
 pub(crate) fn ps(settings: &Settings, arguments: &Ps) -> Result<(), Failure> {
-    let sandboxes = launcher(settings)?.list().map_err(Failure::of("list", "sandboxes"))?;
+    let sandboxes = launcher(settings)?
+        .list()
+        .map_err(Failure::of("list", "sandboxes"))?;
     if !settings.json {
-        output::line(&format!("{:<24} {:<32} {:<12} {:>8}", "SANDBOX", "IMAGE", "STATUS", "PID"))?;
+        output::line(&format!(
+            "{:<24} {:<32} {:<12} {:>8}",
+            "SANDBOX", "IMAGE", "STATUS", "PID"
+        ))?;
     }
     for sandbox in sandboxes {
         let (status, exit_code) = match sandbox.status {

@@ -8,7 +8,10 @@ use crate::settings::Settings;
 
 pub(crate) async fn rm(settings: &Settings, arguments: &Rm) -> Result<(), Failure> {
     let name = &arguments.sandbox;
-    launcher(settings)?.remove(name, arguments.force).await.map_err(Failure::of("remove", name))?;
+    launcher(settings)?
+        .remove(name, arguments.force)
+        .await
+        .map_err(Failure::of("remove", name))?;
     if settings.json {
         output::json(&serde_json::json!({ "sandbox": name, "status": "removed" }))
     } else {

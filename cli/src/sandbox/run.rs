@@ -24,8 +24,13 @@ pub(crate) async fn run(settings: &Settings, arguments: Run) -> Result<ExitCode,
     let began = settings.clock.elapsed();
     let image = arguments.image.clone();
     let detach = arguments.detach;
-    let client = node::client(settings).await.map_err(|failure| failure.with_code(NOT_RUN))?;
-    let opened = client.open_image(&image).await.map_err(Failure::of("run", &image))?;
+    let client = node::client(settings)
+        .await
+        .map_err(|failure| failure.with_code(NOT_RUN))?;
+    let opened = client
+        .open_image(&image)
+        .await
+        .map_err(Failure::of("run", &image))?;
     let spec = spec(arguments, opened)?;
     let launcher = launcher(settings)?;
     let before = settings.clock.elapsed().saturating_sub(began);
@@ -104,10 +109,16 @@ fn extra_mount(text: &str) -> Result<ExtraMount, Failure> {
         Some(rest) => (rest, true),
         None => (text, false),
     };
-    let (source, target) = text.split_once(':').ok_or_else(|| usage("it is not DIR:PATH[:ro]"))?;
+    let (source, target) = text
+        .split_once(':')
+        .ok_or_else(|| usage("it is not DIR:PATH[:ro]"))?;
     let source = PathBuf::from(source);
     if !source.is_absolute() || !target.starts_with('/') {
         return Err(usage("both paths must be absolute"));
     }
-    Ok(ExtraMount { source, target: target.into(), read_only })
+    Ok(ExtraMount {
+        source,
+        target: target.into(),
+        read_only,
+    })
 }

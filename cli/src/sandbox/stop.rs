@@ -10,7 +10,10 @@ use crate::settings::Settings;
 
 pub(crate) async fn stop(settings: &Settings, arguments: &Stop) -> Result<(), Failure> {
     let (name, grace) = (&arguments.sandbox, Duration::from_secs(arguments.time));
-    launcher(settings)?.stop(name, grace).await.map_err(Failure::of("stop", name))?;
+    launcher(settings)?
+        .stop(name, grace)
+        .await
+        .map_err(Failure::of("stop", name))?;
     if settings.json {
         output::json(&serde_json::json!({ "sandbox": name, "status": "stopped" }))
     } else {

@@ -45,7 +45,10 @@ pub(super) async fn fsck(settings: &Settings, arguments: &Fsck) -> Result<(), Fa
     if settings.json {
         output::json(&report)?;
     } else {
-        report.problems.iter().try_for_each(|problem| output::line(problem))?;
+        report
+            .problems
+            .iter()
+            .try_for_each(|problem| output::line(problem))?;
         output::line(&format!(
             "{} refs, {} packs, {}; {} garbage in {} objects; {} corrupt",
             report.refs,

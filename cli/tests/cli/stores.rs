@@ -84,9 +84,9 @@ fn files(directory: &Path) -> Vec<PathBuf> {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                left.push(path)
+                left.push(path);
             } else {
-                found.push(path)
+                found.push(path);
             }
         }
     }

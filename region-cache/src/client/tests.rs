@@ -25,15 +25,24 @@ async fn serve(
     headers: HeaderMap,
 ) -> (StatusCode, Vec<u8>) {
     member.asked.fetch_add(1, Ordering::SeqCst);
-    let range = headers["range"].to_str().unwrap().strip_prefix("bytes=").unwrap();
+    let range = headers["range"]
+        .to_str()
+        .unwrap()
+        .strip_prefix("bytes=")
+        .unwrap();
     let (start, last) = range.split_once('-').unwrap();
     let (start, last): (usize, usize) = (start.parse().unwrap(), last.parse().unwrap());
-    (StatusCode::PARTIAL_CONTENT, BODY[start..=last - member.short_by].to_vec())
+    (
+        StatusCode::PARTIAL_CONTENT,
+        BODY[start..=last - member.short_by].to_vec(),
+    )
 }
 
 async fn start(member: Member) -> (String, Arc<Member>) {
     let member = Arc::new(member);
-    let routes = Router::new().route("/{folder}/{id}", get(serve)).with_state(Arc::clone(&member));
+    let routes = Router::new()
+        .route("/{folder}/{id}", get(serve))
+        .with_state(Arc::clone(&member));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move { axum::serve(listener, routes).await });
@@ -41,7 +50,10 @@ async fn start(member: Member) -> (String, Arc<Member>) {
 }
 
 fn pack(number: u8) -> PackName {
-    PackName { kind: PackKind::Data, id: PackId::new(Digest::of(&[number])) }
+    PackName {
+        kind: PackKind::Data,
+        id: PackId::new(Digest::of(&[number])),
+    }
 }
 
 #[tokio::test]
@@ -58,13 +70,23 @@ async fn a_range_is_fetched_and_always_from_the_same_member() {
     }
     let asked = [&member_one, &member_two].map(|member| member.asked.load(Ordering::SeqCst));
     assert_eq!(asked.iter().sum::<u64>(), 64);
-    assert!(asked.iter().all(|count| count % 2 == 0 && *count > 8), "{asked:?}");
+    assert!(
+        asked.iter().all(|count| count % 2 == 0 && *count > 8),
+        "{asked:?}"
+    );
 }
 
 #[tokio::test]
 async fn short_answers_and_dead_members_are_errors_that_may_pass() {
-    let (short, _member) = start(Member { short_by: 1, ..Member::default() }).await;
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (short, _member) = start(Member {
+        short_by: 1,
+        ..Member::default()
+    })
+    .await;
+    let unused = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     for members in [vec![short], vec![unused.to_string()], vec![]] {
         let region = RegionCache::new(members).unwrap();
         let error = region.fetch(pack(1), 0..4).await.unwrap_err();

@@ -78,7 +78,9 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn open_image(&self, image: &str) -> Result<OpenedImage, ClientError> {
-        let request = OpenRequest { image: image.to_owned() };
+        let request = OpenRequest {
+            image: image.to_owned(),
+        };
         self.call(Method::POST, "/v1/images/open", &request).await
     }
 
@@ -95,7 +97,9 @@ impl Client {
         }
         match serde_json::from_slice(&bytes) {
             Ok(Refusal { error, code }) => Err(ClientError::Refused { error, code }),
-            Err(_) => Err(ClientError::Connection(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(_) => Err(ClientError::Connection(
+                String::from_utf8_lossy(&bytes).into_owned(),
+            )),
         }
     }
 
@@ -120,7 +124,9 @@ impl Client {
             .map_err(broken)?;
         let response = sender.send_request(request).await.map_err(broken)?;
         let ok = response.status().is_success();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await;
         let body = body.map_err(|error| ClientError::Connection(error.to_string()))?;
         driver.abort();
         Ok((ok, body.to_bytes()))

@@ -88,15 +88,25 @@ impl Node {
         let index = Arc::new(ChunkIndex::open(&options.index)?);
         let mut sources = options.sources.clone();
         sources.push(Arc::new(Origin::new(Arc::clone(&options.store))));
-        let reader =
-            Arc::new(Reader::new(Arc::clone(&index), sources, ReaderOptions::default()));
+        let reader = Arc::new(Reader::new(
+            Arc::clone(&index),
+            sources,
+            ReaderOptions::default(),
+        ));
         let cache = options.root.join("cache");
         make_private(&cache)?;
         let cache = NodeCache::open(&cache, Arc::clone(&reader) as _, Arc::clone(&options.clock))?;
         let cache = Arc::new(cache);
         let view = Arc::new(View::new(Arc::clone(&cache)));
         let session = ContentMount::mount(&mount_point, Arc::clone(&view), runtime)?;
-        Ok(Self { options, index, reader, cache, view, session })
+        Ok(Self {
+            options,
+            index,
+            reader,
+            cache,
+            view,
+            session,
+        })
     }
 
     /// Makes an image readable: what its packs hold is known to the index afterwards. Costs two
@@ -106,9 +116,16 @@ impl Node {
     /// [`NodeError::Image`] and [`NodeError::Catalog`].
     pub async fn open_image(&self, name: &str) -> Result<OpenedImage, NodeError> {
         let image = Image::find(&*self.options.store, name).await?;
-        let tree = image.tree().ok_or_else(|| NodeError::NoTree(name.to_owned()))?;
+        let tree = image
+            .tree()
+            .ok_or_else(|| NodeError::NoTree(name.to_owned()))?;
         load_packs(&self.options.store, &self.index, &image.record.packs).await?;
-        let below = |folder: &str| self.session.mount_point().join(folder).join(tree.to_string());
+        let below = |folder: &str| {
+            self.session
+                .mount_point()
+                .join(folder)
+                .join(tree.to_string())
+        };
         Ok(OpenedImage {
             image: image.id.to_string(),
             tree: tree.to_string(),
@@ -139,10 +156,16 @@ impl Node {
     pub fn cache_stats(&self) -> CacheStats {
         let cache = self.cache.stats();
         let fetched = self.reader.stats();
-        let tier = |t: nacre_blobstore::TierStats| TierCount { reads: t.reads, bytes: t.bytes };
+        let tier = |t: nacre_blobstore::TierStats| TierCount {
+            reads: t.reads,
+            bytes: t.bytes,
+        };
         CacheStats {
             page_cache_unknown: TierCount::default(),
-            node: TierCount { reads: cache.node_reads, bytes: cache.node_bytes },
+            node: TierCount {
+                reads: cache.node_reads,
+                bytes: cache.node_bytes,
+            },
             region: tier(fetched.region),
             origin: tier(fetched.origin),
             corrupt: fetched.region.corrupt + fetched.origin.corrupt,
@@ -160,7 +183,9 @@ impl Node {
     /// [`NodeError::Mount`] when the content is in use: the node goes on then is for the caller to
     /// decide.
     pub async fn stop(self) -> Result<(), NodeError> {
-        let Self { mut session, cache, .. } = self;
+        let Self {
+            mut session, cache, ..
+        } = self;
         let unmounted = tokio::task::spawn_blocking(move || session.unmount()).await;
         unmounted.map_err(|_| NodeError::Stopped)??;
         Ok(cache.close().await?)
@@ -172,7 +197,10 @@ fn make_private(path: &Path) -> Result<(), NodeError> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         // What is there may be the dead mount of a killed daemon, which cannot even be looked at.
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.map_err(|source| NodeError::Directory { path: path.to_owned(), source }),
+        made => made.map_err(|source| NodeError::Directory {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 

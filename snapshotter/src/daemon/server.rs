@@ -34,7 +34,10 @@ pub async fn serve(
     socket: &Path,
     until: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let fail = |source| ServeError { socket: socket.to_owned(), source };
+    let fail = |source| ServeError {
+        socket: socket.to_owned(),
+        source,
+    };
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
         _ => {}
@@ -46,7 +49,10 @@ pub async fn serve(
         .route("/v1/cache/stats", get(cache_stats))
         .route("/v1/images/open", post(open_image))
         .with_state(node);
-    axum::serve(listener, routes).with_graceful_shutdown(until).await.map_err(fail)
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(until)
+        .await
+        .map_err(fail)
 }
 
 async fn info(State(node): State<Arc<Node>>) -> Response {
@@ -66,7 +72,14 @@ fn answer<T: serde::Serialize>(result: Result<T, NodeError>) -> Response {
         Ok(value) => Json(value).into_response(),
         Err(error) => {
             let (status, code) = class(&error);
-            (status, Json(Refusal { error: error.to_string(), code })).into_response()
+            (
+                status,
+                Json(Refusal {
+                    error: error.to_string(),
+                    code,
+                }),
+            )
+                .into_response()
         }
     }
 }
@@ -85,7 +98,10 @@ fn class(error: &NodeError) -> (StatusCode, u8) {
         NodeError::Image(ImageError::NotFound(_)) => (StatusCode::NOT_FOUND, 10),
         NodeError::Image(ImageError::Name(_)) => (StatusCode::BAD_REQUEST, 2),
         NodeError::Image(ImageError::Ref(RefError::Store { source, .. }))
-        | NodeError::Image(ImageError::Record { source: RecordError::Store(source), .. })
+        | NodeError::Image(ImageError::Record {
+            source: RecordError::Store(source),
+            ..
+        })
         | NodeError::Catalog(CatalogError::Store(source)) => of_store(source),
         NodeError::Image(ImageError::Ref(_) | ImageError::Record { .. })
         | NodeError::Catalog(CatalogError::Corrupt { .. }) => CORRUPT,

@@ -17,7 +17,13 @@ pub(super) type BlockSender = mpsc::Sender<io::Result<Bytes>>;
 /// must send an error.
 pub(super) fn queue() -> (BlockSender, BlockReader) {
     let (sender, receiver) = mpsc::channel(BLOCKS_QUEUED_MAX);
-    (sender, BlockReader { receiver, block: Bytes::new() })
+    (
+        sender,
+        BlockReader {
+            receiver,
+            block: Bytes::new(),
+        },
+    )
 }
 
 /// Reads what was sent; blocks, so not for the reactor.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use futures::StreamExt;
 use nacre_blobstore::{Attributes, Chunked, Chunker, ItemStream, Node};
 
+use super::IngestError;
 use super::blob_reader::{BlockReader, BlockSender, pump, queue};
 use super::progress::Progress;
-use super::IngestError;
 use crate::layer::{
     Compression, Decompressor, DirectoryReader, EntryKind, EntrySource, LayerEntry, LayerError,
     LayerLimits, TarReader,
@@ -24,7 +24,10 @@ const SYMLINK_MODE: u16 = 0o777;
 #[derive(Debug)]
 pub(super) enum LayerSource {
     /// A blob of an image.
-    Blob { source: Arc<dyn ImageSource>, layer: LayerDescriptor },
+    Blob {
+        source: Arc<dyn ImageSource>,
+        layer: LayerDescriptor,
+    },
     /// A plain directory.
     Directory(PathBuf),
 }
@@ -70,7 +73,12 @@ pub(super) async fn store_layer(
             let work = move || {
                 let mut reader = DirectoryReader::open(&path, &name, sink.limits.clone())?;
                 let (diff, contents) = store_entries(&mut reader, sink)?;
-                Ok(StoredLayer { name, diff, contents, blob: None })
+                Ok(StoredLayer {
+                    name,
+                    diff,
+                    contents,
+                    blob: None,
+                })
             };
             blocking(work).await
         }
@@ -162,14 +170,30 @@ fn store_tar(
     sink: Sink,
 ) -> Result<StoredLayer, IngestError> {
     let hasher = Hasher::new(layer.diff_id.algorithm());
-    let mut tar = TarReader::new(HashingReader { inner: plain, hasher }, &name, sink.limits.clone());
+    let mut tar = TarReader::new(
+        HashingReader {
+            inner: plain,
+            hasher,
+        },
+        &name,
+        sink.limits.clone(),
+    );
     let (diff, contents) = store_entries(&mut tar, sink)?;
     let found = tar.into_inner().hasher.finish();
     if found != layer.diff_id {
         let (layer, expected) = (layer.digest, layer.diff_id);
-        return Err(IngestError::DiffId { layer, found, expected });
+        return Err(IngestError::DiffId {
+            layer,
+            found,
+            expected,
+        });
     }
-    Ok(StoredLayer { name, diff, contents, blob: Some(layer) })
+    Ok(StoredLayer {
+        name,
+        diff,
+        contents,
+        blob: Some(layer),
+    })
 }
 
 /// Takes the digest of what is read through it.
@@ -193,8 +217,17 @@ fn store_entries(
 ) -> Result<(LayerDiff, Vec<Chunked>), IngestError> {
     let mut diff = LayerDiff::default();
     let mut contents = Vec::new();
-    let Sink { mut items, mut chunker, .. } = sink;
-    while let Some(LayerEntry { path, kind, attributes }) = source.next_entry()? {
+    let Sink {
+        mut items,
+        mut chunker,
+        ..
+    } = sink;
+    while let Some(LayerEntry {
+        path,
+        kind,
+        attributes,
+    }) = source.next_entry()?
+    {
         let other = |node| StoredKind::Inode(attributes.clone(), Leaf::Other(node));
         let what = match kind {
             EntryKind::Whiteout => {
@@ -209,7 +242,10 @@ fn store_entries(
             EntryKind::HardLink(target) => StoredKind::HardLink(target),
             EntryKind::Symlink(target) => {
                 // Linux ignores what an archive says of a symlink's mode and shows this.
-                let attributes = Attributes { mode: SYMLINK_MODE, ..attributes };
+                let attributes = Attributes {
+                    mode: SYMLINK_MODE,
+                    ..attributes
+                };
                 StoredKind::Inode(attributes, Leaf::Other(Node::Symlink(target)))
             }
             EntryKind::CharDevice(device) => other(Node::CharDevice(device)),
@@ -220,7 +256,13 @@ fn store_entries(
                 let chunked = store_content(source, &mut chunker, &mut items)?;
                 let (content, size_bytes) = (chunked.content, chunked.size_bytes);
                 contents.push(chunked);
-                StoredKind::Inode(attributes, Leaf::File { content, size_bytes })
+                StoredKind::Inode(
+                    attributes,
+                    Leaf::File {
+                        content,
+                        size_bytes,
+                    },
+                )
             }
         };
         diff.entries.push(StoredEntry { path, what });
@@ -236,8 +278,13 @@ fn store_content(
 ) -> Result<Chunked, IngestError> {
     // `Read` can only carry an io::Error, so the layer's own error waits beside it.
     let mut failed = None;
-    let mut data = EntryData { source, failed: &mut failed };
-    let result = chunker.cut(&mut data, |chunk| items.add_chunk(&chunk).map_err(CutError::Write));
+    let mut data = EntryData {
+        source,
+        failed: &mut failed,
+    };
+    let result = chunker.cut(&mut data, |chunk| {
+        items.add_chunk(&chunk).map_err(CutError::Write)
+    });
     match (result, failed) {
         (_, Some(error)) => Err(error.into()),
         (Ok(chunked), None) => Ok(chunked),
@@ -275,5 +322,7 @@ impl<S: EntrySource> Read for EntryData<'_, S> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IngestError> + Send + 'static,
 ) -> Result<T, IngestError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| IngestError::Stopped)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| IngestError::Stopped)?
 }

@@ -33,18 +33,20 @@ impl MergedTree {
     /// Counts the names that are no directories, and the plain bytes of the distinct inodes.
     pub(crate) fn count(&self) -> (u64, u64) {
         fn visit(at: &Directory, seen: &mut HashSet<*const Inode>) -> (u64, u64) {
-            at.children.values().fold((0, 0), |(names, bytes), child| match child {
-                Child::Directory(directory) => {
-                    let (n, b) = visit(directory, seen);
-                    (names + n, bytes + b)
-                }
-                Child::Inode(inode) => match inode.leaf {
-                    Leaf::File { size_bytes, .. } if seen.insert(Arc::as_ptr(inode)) => {
-                        (names + 1, bytes + size_bytes)
+            at.children
+                .values()
+                .fold((0, 0), |(names, bytes), child| match child {
+                    Child::Directory(directory) => {
+                        let (n, b) = visit(directory, seen);
+                        (names + n, bytes + b)
                     }
-                    Leaf::File { .. } | Leaf::Other(_) => (names + 1, bytes),
-                },
-            })
+                    Child::Inode(inode) => match inode.leaf {
+                        Leaf::File { size_bytes, .. } if seen.insert(Arc::as_ptr(inode)) => {
+                            (names + 1, bytes + size_bytes)
+                        }
+                        Leaf::File { .. } | Leaf::Other(_) => (names + 1, bytes),
+                    },
+                })
         }
         visit(&self.root, &mut HashSet::new())
     }
@@ -96,15 +98,24 @@ fn encode_directory<E: From<TreeError>>(
                 let hard_link = groups.get(&Arc::as_ptr(inode)).copied();
                 grouped |= hard_link.is_some();
                 let node = match &inode.leaf {
-                    Leaf::File { content, size_bytes } => {
-                        Node::File { content: *content, size_bytes: *size_bytes }
-                    }
+                    Leaf::File {
+                        content,
+                        size_bytes,
+                    } => Node::File {
+                        content: *content,
+                        size_bytes: *size_bytes,
+                    },
                     Leaf::Other(node) => node.clone(),
                 };
                 (inode.attributes.clone(), node, hard_link)
             }
         };
-        entries.push(Entry { name: name.clone(), attributes, node, hard_link });
+        entries.push(Entry {
+            name: name.clone(),
+            attributes,
+            node,
+            hard_link,
+        });
     }
     if let (Some(id), true, false) = (at.encoded, reusable, grouped) {
         return Ok(id);
