@@ -62,7 +62,7 @@ fn check_against(node: &Node, layers: &[Vec<u8>], except: &Exceptions) {
         "packing changes the tree: {trees:?}"
     );
 
-    for (mode, flags) in [("mount", &[][..]), ("mount --rw", &["--rw"])] {
+    for (mode, flags) in [("view", &[][..]), ("writable", &["--rw"])] {
         let target = node.empty(mode);
         let target = target.to_str().unwrap();
         node.ok(&[&["mount", "plain", target], flags].concat());
