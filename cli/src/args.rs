@@ -185,8 +185,8 @@ pub(crate) struct Run {
     /// Leave it running and print its name
     #[arg(short, long)]
     pub(crate) detach: bool,
-    /// Remove it when its command ends
-    #[arg(long)]
+    /// Remove it when its command ends; nobody waits for that with -d
+    #[arg(long, conflicts_with = "detach")]
     pub(crate) rm: bool,
     #[command(flatten)]
     pub(crate) process: Process,

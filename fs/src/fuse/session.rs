@@ -17,9 +17,9 @@ use crate::View;
 
 /// Threads that read requests of one mount.
 const FUSE_THREADS: usize = 4;
-/// How far the kernel reads ahead in one file, in KiB: one request of the largest size. The
-/// kernel's default of 128 costs a round trip each.
-const READ_AHEAD_KIB: u32 = 1024;
+/// How far the kernel reads ahead in one file, in KiB: about a frame. More would fetch what a page
+/// fault into a shared library does not need; the default of 128 costs a round trip each.
+const READ_AHEAD_KIB: u32 = 256;
 /// Dead mounts that may be stacked on a mount point before it is given up.
 const STALE_MOUNTS_MAX: usize = 16;
 

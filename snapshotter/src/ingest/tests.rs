@@ -63,11 +63,22 @@ async fn adding_again_stores_nothing() {
     let again = adder.add("a", &layout).await;
     assert!(again.unchanged);
     assert_eq!((again.id, again.tree), (first.id, first.tree));
+    let count = |operation| counts.count(operation).requests;
     assert_eq!(
         counts.requests(),
-        counts.count(Operation::Get).requests,
-        "only name and record"
+        count(Operation::Get) + count(Operation::List),
+        "only name, record, and which packs are there"
     );
+    assert_eq!((count(Operation::Get), count(Operation::List)), (2, 4));
+
+    // An image that lost a pack is not taken as there.
+    let record = nacre_blobstore::Record::read(&*store, first.id).await.unwrap();
+    for pack in &record.packs {
+        store.delete(&pack.key()).await.unwrap();
+    }
+    let healed = adder.add("a", &layout).await;
+    assert_eq!((healed.tree, healed.stats.packs), (first.tree, 2));
+    assert_eq!(check(&store).await.problems, Vec::<String>::new());
 
     let renamed = adder.add("b", &layout).await;
     assert_eq!(
