@@ -11,28 +11,28 @@
 //! a later one finds by their index and goes on from; what it does not need is garbage.
 
 mod blob_reader;
+mod error;
 mod layer;
 mod progress;
+mod trees;
 
-use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use nacre_blobstore::{
-    BlobStore, CatalogError, ChunkIndex, Chunker, Clock, CrashPoint, IndexError, ItemKind, Lease,
-    LeaseError, PackKind, PackWriter, Record, RecordId, RecordKind, Ref, RefError, RefNameError,
-    StoreError, TreeError, TreeId, WriteError, WriteStats, WriterOptions, read_ref, sync_index,
-    write_ref,
+    BlobStore, ChunkIndex, Chunker, Clock, CrashPoint, Lease, PackKind, PackWriter, Record,
+    RecordId, RecordKind, Ref, TreeId, WriteStats, WriterOptions, read_ref, sync_index, write_ref,
 };
 use tokio::runtime::Handle;
 
-use crate::image::{ImageLayer, ImagePayload, image_ref};
-use crate::layer::{LayerError, LayerLimits};
-use crate::merge::{MergeError, MergedTree};
-use crate::oci::{self, ImageSource, OciDigest, OciError, Platform, ResolvedImage};
+use crate::image::{ImagePayload, image_ref};
+use crate::layer::LayerLimits;
+use crate::oci::{self, ImageSource, OciDigest, Platform, ResolvedImage};
+pub use error::IngestError;
 use layer::{LayerSource, Sink, StoredLayer};
 pub use progress::{NoProgress, Progress};
+use trees::TreeStage;
 
 /// What an ingest works with.
 #[derive(Debug, Clone)]
@@ -79,71 +79,6 @@ pub struct AddedImage {
     pub stats: WriteStats,
     /// The name stood for this very image before, so nothing was read or written.
     pub unchanged: bool,
-}
-
-/// Why an image could not be added. The store is consistent in any case.
-#[derive(Debug, thiserror::Error)]
-pub enum IngestError {
-    /// The source cannot be read, or is no image for this platform.
-    #[error(transparent)]
-    Source(#[from] OciError),
-    /// A layer is damaged, hostile, or uses what is not supported.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
-    /// A layer does not fit on those below it.
-    #[error("layer {layer}: {source}")]
-    Merge {
-        /// The layer.
-        layer: String,
-        /// What does not fit.
-        source: MergeError,
-    },
-    /// A layer's plain bytes do not have the digest that the config says.
-    #[error("layer {layer}: its plain bytes have digest {found}, the config says {expected}")]
-    DiffId {
-        /// The layer.
-        layer: OciDigest,
-        /// The digest of its bytes.
-        found: OciDigest,
-        /// The digest in the config.
-        expected: OciDigest,
-    },
-    /// Manifest or config is not text.
-    #[error("manifest or config is not UTF-8")]
-    NotText,
-    /// Packs could not be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The index failed.
-    #[error(transparent)]
-    Index(#[from] IndexError),
-    /// The store's packs could not be made known.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
-    /// The lease was not had or was lost.
-    #[error(transparent)]
-    Lease(#[from] LeaseError),
-    /// The name was not given.
-    #[error(transparent)]
-    Ref(#[from] RefError),
-    /// The name is not allowed.
-    #[error(transparent)]
-    Name(#[from] RefNameError),
-    /// A file cannot be described.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
-    /// A content has too many chunks.
-    #[error(transparent)]
-    ChunkList(#[from] nacre_blobstore::ChunkListError),
-    /// Something that was just stored is not in the index.
-    #[error("{0} is missing after it was stored")]
-    Missing(String),
-    /// A worker ended without a result.
-    #[error("a worker ended early")]
-    Stopped,
 }
 
 /// The documents of an image, whatever it was made from.
@@ -283,11 +218,8 @@ impl Ingest {
         self.writer.crash.reach(CrashPoint::DataFinished);
 
         let trees = self.pack_writer(PackKind::Tree);
-        let runtime_free = TreeStage {
-            stream: trees.stream(),
-            items: HashSet::new(),
-        };
-        let merged = tokio::task::spawn_blocking(move || runtime_free.run(stored));
+        let stage = TreeStage::new(trees.stream());
+        let merged = tokio::task::spawn_blocking(move || stage.run(stored));
         let merged = merged.await.map_err(|_| IngestError::Stopped)??;
         let tree_stats = finish(trees).await?;
         self.writer.crash.reach(CrashPoint::TreesFinished);
@@ -371,94 +303,6 @@ impl Documents {
             media_type: image.media_type.clone(),
             config: text(&image.config)?,
         })
-    }
-}
-
-/// The layers as one file system, its trees stored.
-struct Merged {
-    trees: Vec<TreeId>,
-    layers: Vec<ImageLayer>,
-    items: BTreeSet<ItemKind>,
-    files: u64,
-    bytes_compressed: u64,
-    bytes_plain: u64,
-}
-
-/// Merges layers and stores trees and chunk lists; runs on a blocking thread.
-struct TreeStage {
-    stream: nacre_blobstore::ItemStream,
-    items: HashSet<ItemKind>,
-}
-
-impl TreeStage {
-    fn run(mut self, stored: Vec<StoredLayer>) -> Result<Merged, IngestError> {
-        let mut tree = MergedTree::new();
-        let (mut trees, mut layers) = (Vec::new(), Vec::new());
-        let mut chain: Option<OciDigest> = None;
-        let mut bytes_compressed = 0;
-        if stored.is_empty() {
-            trees.push(self.encode(&mut tree)?);
-        }
-        for layer in stored {
-            let StoredLayer {
-                name,
-                diff,
-                contents,
-                blob,
-            } = layer;
-            let merge = |source| IngestError::Merge {
-                layer: name,
-                source,
-            };
-            tree.apply(diff).map_err(merge)?;
-            for content in &contents {
-                self.items
-                    .extend(content.chunks.iter().map(|(id, _)| ItemKind::Chunk(*id)));
-                if let Some(list) = content.list() {
-                    self.add(ItemKind::ChunkList(content.content), &list.encode()?)?;
-                }
-            }
-            let root = self.encode(&mut tree)?;
-            trees.push(root);
-            if let Some(descriptor) = blob {
-                bytes_compressed += descriptor.size_bytes;
-                let id = match &chain {
-                    None => descriptor.diff_id.clone(),
-                    Some(lower) => {
-                        OciDigest::of(format!("{lower} {}", descriptor.diff_id).as_bytes())
-                    }
-                };
-                chain = Some(id.clone());
-                layers.push(ImageLayer {
-                    digest: descriptor.digest,
-                    diff_id: descriptor.diff_id,
-                    chain_id: id,
-                    tree: root.to_string(),
-                });
-            }
-        }
-        self.stream.flush()?;
-        let (files, bytes_plain) = tree.count();
-        let items = self.items.into_iter().collect();
-        Ok(Merged {
-            trees,
-            layers,
-            items,
-            files,
-            bytes_compressed,
-            bytes_plain,
-        })
-    }
-
-    fn encode(&mut self, tree: &mut MergedTree) -> Result<TreeId, IngestError> {
-        tree.encode(&mut |id, bytes: &[u8]| self.add(ItemKind::Tree(id), bytes))
-    }
-
-    fn add(&mut self, item: ItemKind, bytes: &[u8]) -> Result<(), IngestError> {
-        if self.items.insert(item) {
-            self.stream.add_metadata(item, bytes)?;
-        }
-        Ok(())
     }
 }
 

@@ -72,7 +72,7 @@ async fn adding_again_stores_nothing() {
     assert_eq!((count(Operation::Get), count(Operation::List)), (2, 4));
 
     // An image that lost a pack is not taken as there.
-    let record = nacre_blobstore::Record::read(&*store, first.id).await.unwrap();
+    let record = Record::read(&*store, first.id).await.unwrap();
     for pack in &record.packs {
         store.delete(&pack.key()).await.unwrap();
     }
