@@ -16,7 +16,7 @@ VENV=$ROOT/target/s3-server
 ACCESS_KEY=nacre
 SECRET_KEY=nacre-secret
 BUCKET=nacre
-READY_SECONDS=60
+READY_SECONDS=180
 
 usage() {
     sed -n '2,13s/^# \{0,1\}//p' "$0" >&2

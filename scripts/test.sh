@@ -28,6 +28,10 @@ echo '== build'
 cargo build --release --workspace --locked
 echo '== unit tests, integration tests and doctests'
 with_server moto "$MOTO_PORT" cargo test --release --workspace --locked --quiet
-echo '== the object store over SeaweedFS'
-with_server seaweed "$SEAWEED_PORT" \
+echo '== the object store, and images in it, over SeaweedFS'
+over_seaweed() {
     cargo test --release --locked --quiet -p nacre-blobstore --test s3
+    cargo test --release --locked --quiet -p nacre-cli --test cli -- \
+        stores::images_come_from_an_s3_server
+}
+with_server seaweed "$SEAWEED_PORT" over_seaweed
