@@ -22,7 +22,8 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use nacre_blobstore::{
     BlobStore, ChunkIndex, Chunker, Clock, CrashPoint, Lease, PackKind, PackWriter, Record,
-    RecordId, RecordKind, Ref, TreeId, WriteStats, WriterOptions, read_ref, sync_index, write_ref,
+    RecordId, RecordKind, Ref, StoreError, TreeId, WriteStats, WriterOptions, read_ref, sync_index,
+    write_ref,
 };
 use tokio::runtime::Handle;
 
@@ -271,8 +272,15 @@ impl Ingest {
             .as_ref()
             .is_some_and(|(target, _)| target.record == id);
         if !unchanged {
-            stats.bytes_stored += bytes.len() as u64;
-            self.store.put(&id.key(), bytes.into()).await?;
+            match self.store.size(&id.key()).await {
+                // The same image has another name already.
+                Ok(_) => {}
+                Err(StoreError::NotFound(_)) => {
+                    stats.bytes_stored += bytes.len() as u64;
+                    self.store.put(&id.key(), bytes.into()).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
             self.writer.crash.reach(CrashPoint::RecordPutAfter);
             lease.check()?;
             let target = Ref {

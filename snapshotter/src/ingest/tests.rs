@@ -82,13 +82,13 @@ async fn adding_again_stores_nothing() {
 
     let renamed = adder.add("b", &layout).await;
     assert_eq!(
-        (renamed.id, renamed.stats.chunks_new, renamed.stats.packs),
-        (first.id, 0, 0)
+        (renamed.id, renamed.stats.chunks_new, renamed.stats.bytes_stored),
+        (healed.id, 0, 0)
     );
     let elsewhere = Adder::over(Arc::clone(&store)).add("c", &layout).await;
     assert_eq!(
         (elsewhere.id, elsewhere.stats.chunks_new),
-        (first.id, 0),
+        (healed.id, 0),
         "a node that is new"
     );
 
@@ -100,7 +100,7 @@ async fn adding_again_stores_nothing() {
     let back = adder.add("a", &layout).await;
     assert_eq!(
         (back.id, back.stats.chunks_new, back.unchanged),
-        (first.id, 0, false)
+        (healed.id, 0, false)
     );
     check(&store).await;
 }
