@@ -17,34 +17,53 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Directory of caches, upper directories, state and sockets [default: /var/lib/nacre]
-    #[arg(long, global = true, env = "NACRE_ROOT", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_ROOT",
+        value_name = "DIR"
+    )]
     pub(crate) root: Option<PathBuf>,
     /// Object store: file:///DIR, s3://BUCKET/PREFIX, gs://, az:// [default: file://ROOT/store]
-    #[arg(long, global = true, env = "NACRE_STORE", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_STORE",
+        value_name = "URL"
+    )]
     pub(crate) store: Option<String>,
     /// Members of the region's cache
     #[arg(
         long,
         global = true,
+        help_heading = "Global options",
         env = "NACRE_REGION_CACHE",
         value_name = "HOST:PORT,...",
         value_delimiter = ','
     )]
     pub(crate) region_cache: Vec<String>,
     /// Settings as TOML, with the names of these flags
-    #[arg(long, global = true, env = "NACRE_CONFIG", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_CONFIG",
+        value_name = "FILE"
+    )]
     pub(crate) config: Option<PathBuf>,
     /// Print one JSON object (or one a line) instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
     /// Show progress of long work
-    #[arg(long, global = true, value_enum, default_value_t = ProgressKind::Auto)]
+    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = ProgressKind::Auto)]
     pub(crate) progress: ProgressKind,
     /// Log more; repeat for still more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = "Global options", action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Log errors only
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
 }
 

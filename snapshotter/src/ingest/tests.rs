@@ -82,7 +82,11 @@ async fn adding_again_stores_nothing() {
 
     let renamed = adder.add("b", &layout).await;
     assert_eq!(
-        (renamed.id, renamed.stats.chunks_new, renamed.stats.bytes_stored),
+        (
+            renamed.id,
+            renamed.stats.chunks_new,
+            renamed.stats.bytes_stored
+        ),
         (healed.id, 0, 0)
     );
     let elsewhere = Adder::over(Arc::clone(&store)).add("c", &layout).await;
