@@ -2,7 +2,7 @@
 # Makes a real Debian image with Python, adds it to a store, runs Python in it while almost nothing
 # of it has been fetched, and then adds the image rebuilt with one more package.
 #
-# The root file systems come from Debian's archive (NACRE_DEMO_MIRROR) and stay in target/demo.
+# The root file systems come from Debian's archive (or NACRE_DEMO_MIRROR) and stay in target/demo.
 # Everything else is in a temporary directory and goes when this script ends.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,7 +20,7 @@ say() { printf '\n== %s\n' "$*"; }
 debian() {
     [ ! -e "$CACHE/$1.done" ] || return 0
     rm -f "$CACHE/$1.tar"
-    mmdebstrap --quiet --variant=minbase --include="$2" "$SUITE" "$CACHE/$1.tar" "$MIRROR"
+    mmdebstrap --quiet --variant=minbase --include="$2" "$SUITE" "$CACHE/$1.tar" ${MIRROR:+"$MIRROR"}
     [ -e "$CACHE/layout" ] || umoci init --layout "$CACHE/layout"
     umoci new --image "$CACHE/layout:$1"
     umoci raw add-layer --image "$CACHE/layout:$1" "$CACHE/$1.tar"
