@@ -138,7 +138,7 @@ impl PackWriter {
     /// Starts a writer; uploads run on `runtime`.
     ///
     /// Memory: some 4 frames for each thread, one pack being filled, and
-    /// [`UPLOADS_MAX`](assembler::UPLOADS_MAX) packs being written.
+    /// three packs being written.
     pub fn new(
         kind: PackKind,
         store: Arc<dyn BlobStore>,

@@ -131,7 +131,11 @@ pub(crate) enum ImageVerb {
 
 #[derive(Debug, Args)]
 pub(crate) struct ImageAdd {
-    /// docker://HOST/REPO:TAG, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE or dir:DIR
+    // Not a comment for rustdoc, which takes the brackets for a link.
+    #[arg(
+        help = "docker://HOST/REPO:TAG, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE \
+                or dir:DIR"
+    )]
     pub(crate) source: String,
     /// Name of the image [default: the source's last part and tag]
     #[arg(long)]
