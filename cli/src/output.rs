@@ -1,6 +1,6 @@
 //! What users see: data on stdout, everything else on stderr.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -17,10 +17,14 @@ pub(crate) fn start_logging(global: &Global) {
         (false, 2) => "debug",
         (false, _) => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        // fuser warns of every request that a read-only file system rightly does not know.
+        EnvFilter::new(format!("{level},fuser=error"))
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
 }
