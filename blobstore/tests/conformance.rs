@@ -61,6 +61,10 @@ async fn limited_to_one_request() {
 }
 
 /// Every kind of request fails now and then, before or after it is applied; the retries heal it.
+///
+/// But for one case: a `replace` that was applied, whose answer was lost, and whose object somebody
+/// replaced before it was repeated ends in a conflict, as `store/retry.rs` says. The suite's
+/// counters would rightly count such a writer twice, so answers of `replace` are not lost here.
 #[tokio::test(flavor = "multi_thread")]
 async fn retried_over_faults() {
     let faults = Arc::new(FaultStore::new(memory_store()));
@@ -73,9 +77,12 @@ async fn retried_over_faults() {
         async move { conformance_with(store, &options).await }
     });
     let all = [Operation::Size, Operation::Delete, Operation::List];
+    let resolved = [Operation::Put, Operation::Create];
     while !ended.is_finished() {
         for operations in [&Operation::READS[..], &Operation::WRITES, &all] {
             faults.inject(Fault::new(FaultKind::FailBefore).on(operations).times(1));
+        }
+        for operations in [&Operation::READS[..], &resolved, &all] {
             faults.inject(Fault::new(FaultKind::FailAfter).on(operations).times(1));
         }
         faults.inject(
