@@ -13,13 +13,7 @@ export NACRE_ROOT=$work/node NACRE_STORE=file://$work/store
 drop_caches() { sync; echo 3 > /proc/sys/vm/drop_caches; }
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 seconds() { local from; from=$(date +%s.%N); "$@" > "$work/out"; echo "$(date +%s.%N) - $from" | bc; }
-stop_daemon() {
-  local pid
-  pid=$("$nacre" info --json | jq '.daemon.pid // empty')
-  [ -z "$pid" ] && return
-  kill "$pid"
-  while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
-}
+. "$(dirname "$0")/daemon.sh"
 trap 'stop_daemon; rm -rf "$work"' EXIT
 
 echo "## Adding $image"

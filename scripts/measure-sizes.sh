@@ -7,13 +7,7 @@ nacre=${2:-$(dirname "$0")/../target/release/nacre}
 root=$(mktemp -d /var/tmp/nacre-sizes.XXXXXX)
 export NACRE_ROOT=$root/none NACRE_STORE=file://$root/none
 
-stop_daemon() {
-  local pid
-  pid=$("$nacre" info --json | jq '.daemon.pid // empty')
-  [ -z "$pid" ] && return
-  kill "$pid"
-  while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
-}
+. "$(dirname "$0")/daemon.sh"
 trap 'stop_daemon; rm -rf "$root"' EXIT
 
 echo "| frame | average chunk | v1 stored | cold start: requests | fetched | v3 stored | v2 stored |"

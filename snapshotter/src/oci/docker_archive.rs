@@ -16,7 +16,7 @@ use super::manifest::{
     CONFIG_BYTES_MAX, Descriptor, LAYERS_MAX, MANIFEST_BYTES_MAX, NewManifest, OCI_MANIFEST,
     layer_media_type,
 };
-use super::resolve::{BlobProvider, Root};
+use super::resolve::{BlobProvider, Root, only};
 use super::tar_index::TarIndex;
 use crate::layer::Compression;
 
@@ -146,17 +146,7 @@ fn choose(
     if let Some(tag) = tag {
         images.retain(|image| tags(image).iter().any(|repo_tag| means(tag, repo_tag)));
     }
-    match (images.pop(), images.is_empty(), tag) {
-        (Some(only), true, _) => Ok(only),
-        (Some(_), false, _) => Err(OciError::Ambiguous {
-            what: label.to_owned(),
-            tags: all,
-        }),
-        (None, _, Some(tag)) => Err(OciError::NotFound(format!(
-            "{tag} (there are: {all}) in {label}"
-        ))),
-        (None, _, None) => Err(OciError::NotFound(format!("any image in {label}"))),
-    }
+    only(images, tag, all, label)
 }
 
 #[async_trait::async_trait]

@@ -11,7 +11,7 @@ use super::digest::OciDigest;
 use super::error::OciError;
 use super::file_range::{FileRange, blocking};
 use super::manifest::{Descriptor, MANIFEST_BYTES_MAX};
-use super::resolve::{BlobProvider, Root};
+use super::resolve::{BlobProvider, Root, only};
 
 /// The annotation by which `index.json` names its images.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -158,15 +158,5 @@ fn choose(
         manifests.retain(|m| m.annotation(REF_NAME) == Some(tag) || m.digest.as_str() == tag);
     }
     manifests.dedup_by(|a, b| a.digest == b.digest);
-    match (manifests.pop(), manifests.is_empty(), tag) {
-        (Some(only), true, _) => Ok(only),
-        (Some(_), false, _) => Err(OciError::Ambiguous {
-            what: label.to_owned(),
-            tags: all,
-        }),
-        (None, _, Some(tag)) => Err(OciError::NotFound(format!(
-            "{tag} (there are: {all}) in {label}"
-        ))),
-        (None, _, None) => Err(OciError::NotFound(format!("any image in {label}"))),
-    }
+    only(manifests, tag, all, label)
 }

@@ -76,6 +76,27 @@ pub trait BlobProvider: fmt::Debug + Send + Sync + 'static {
     async fn blob(&self, digest: &OciDigest, size_bytes: u64) -> Result<BlobStream, OciError>;
 }
 
+/// Returns the one image that is left of those that `label` holds, after those that `tag` does not
+/// mean were dropped; `all` names what it held, for the error.
+pub(super) fn only<T>(
+    mut left: Vec<T>,
+    tag: Option<&str>,
+    all: String,
+    label: &str,
+) -> Result<T, OciError> {
+    match (left.pop(), left.is_empty(), tag) {
+        (Some(only), true, _) => Ok(only),
+        (Some(_), false, _) => Err(OciError::Ambiguous {
+            what: label.to_owned(),
+            tags: all,
+        }),
+        (None, _, Some(tag)) => Err(OciError::NotFound(format!(
+            "{tag} (there are: {all}) in {label}"
+        ))),
+        (None, _, None) => Err(OciError::NotFound(format!("any image in {label}"))),
+    }
+}
+
 #[async_trait::async_trait]
 impl<P: BlobProvider> ImageSource for P {
     async fn resolve(&self, platform: &Platform) -> Result<ResolvedImage, OciError> {
