@@ -1,7 +1,6 @@
 //! How a verb fails: one line for people, one code for scripts.
 
 use std::fmt::Display;
-use std::process::ExitCode;
 
 use nacre_blobstore::{
     CatalogError, FsckError, IndexError, LeaseError, RecordError, RefError, StoreError, WriteError,
@@ -10,6 +9,8 @@ use nacre_snapshotter::layer::LayerError;
 use nacre_snapshotter::oci::OciError;
 use nacre_snapshotter::{ClientError, ImageError, IngestError};
 
+/// The verb did what it was asked for.
+pub(crate) const SUCCESS: u8 = 0;
 /// The verb failed, for a reason of none of the other codes.
 pub(crate) const FAILED: u8 = 1;
 /// The command line or the settings are wrong.
@@ -86,13 +87,13 @@ impl Failure {
         clippy::print_stderr,
         reason = "the one place that tells users of failures"
     )]
-    pub(crate) fn report(&self) -> ExitCode {
+    pub(crate) fn report(&self) -> u8 {
         let cause = self.cause.replace('\n', " ");
         eprintln!("nacre: cannot {}: {cause}", self.what);
         if let Some(hint) = &self.hint {
             eprintln!("hint: {hint}");
         }
-        ExitCode::from(self.code)
+        self.code
     }
 }
 

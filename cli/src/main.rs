@@ -14,35 +14,40 @@ mod sandbox;
 mod settings;
 mod store;
 
-use std::process::ExitCode;
+use std::io::Write as _;
 
 use clap::Parser;
 
 use args::{Arguments, Verb};
-use failure::{Failure, INTERRUPTED};
+use failure::{Failure, INTERRUPTED, SUCCESS};
 use settings::Settings;
 
-fn main() -> ExitCode {
+fn main() {
     let arguments = Arguments::parse();
     output::start_logging(&arguments.global);
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return Failure::new("start", "nacre", &error).report(),
+        .build();
+    let code = match runtime {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(run(arguments));
+            // Work that nobody waits for any more must not hold up the exit.
+            runtime.shutdown_background();
+            outcome.unwrap_or_else(|failure| failure.report())
+        }
+        Err(error) => Failure::new("start", "nacre", &error).report(),
     };
-    let outcome = runtime.block_on(run(arguments));
-    // Work that nobody waits for any more must not hold up the exit.
-    runtime.shutdown_background();
-    outcome.unwrap_or_else(|failure| failure.report())
+    // Whoever reads it may be gone; what could not be printed was reported where it was.
+    drop(std::io::stdout().flush());
+    // Not exit(3): that would take RocksDB's globals down under the threads that still use them.
+    signal_hook::low_level::exit(code.into());
 }
 
 /// Runs a verb; those that do not forward signals themselves end at the first interrupt.
-async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+async fn run(arguments: Arguments) -> Result<u8, Failure> {
     let settings = Settings::resolve(arguments.global)?;
     let sees_to_signals = arguments.verb.sees_to_signals();
-    let done = |result: Result<(), Failure>| result.map(|()| ExitCode::SUCCESS);
+    let done = |result: Result<(), Failure>| result.map(|()| SUCCESS);
     let verb = async {
         match arguments.verb {
             Verb::Daemon => done(daemon::serve(&settings).await),
@@ -66,6 +71,6 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     tokio::select! {
         biased;
         result = verb => result,
-        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
+        _ = tokio::signal::ctrl_c() => Ok(INTERRUPTED),
     }
 }

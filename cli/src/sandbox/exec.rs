@@ -1,6 +1,5 @@
 //! `nacre exec`: a command in a running sandbox.
 
-use std::process::ExitCode;
 
 use nacre_launcher::{ExecSpec, LaunchError};
 
@@ -9,7 +8,7 @@ use crate::args::Exec;
 use crate::failure::Failure;
 use crate::settings::Settings;
 
-pub(crate) async fn exec(settings: &Settings, arguments: Exec) -> Result<ExitCode, Failure> {
+pub(crate) async fn exec(settings: &Settings, arguments: Exec) -> Result<u8, Failure> {
     let name = arguments.sandbox;
     let process = arguments.process;
     let spec = ExecSpec {
@@ -25,5 +24,5 @@ pub(crate) async fn exec(settings: &Settings, arguments: Exec) -> Result<ExitCod
         let code = error.exit_code();
         Failure::of("run a command in", &name)(error).with_code(code)
     })?;
-    Ok(ExitCode::from(code))
+    Ok(code)
 }

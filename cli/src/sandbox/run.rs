@@ -1,7 +1,6 @@
 //! `nacre run`: a command in a new sandbox.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use nacre_launcher::{
     ExtraMount, ImageDefaults, LaunchError, Network, ProcessOverrides, RuntimeKind, SandboxSpec,
@@ -12,7 +11,7 @@ use nacre_snapshotter::oci::ImageConfig;
 
 use super::{environment, launcher, own_streams};
 use crate::args::{NetworkKind, Run, RuntimeName};
-use crate::failure::{Failure, USAGE};
+use crate::failure::{Failure, SUCCESS, USAGE};
 use crate::node;
 use crate::output;
 use crate::settings::Settings;
@@ -20,7 +19,7 @@ use crate::settings::Settings;
 /// What docker exits with when it could not run a command for its own reasons.
 const NOT_RUN: u8 = 125;
 
-pub(crate) async fn run(settings: &Settings, arguments: Run) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(settings: &Settings, arguments: Run) -> Result<u8, Failure> {
     let began = settings.clock.elapsed();
     let image = arguments.image.clone();
     let detach = arguments.detach;
@@ -51,13 +50,13 @@ pub(crate) async fn run(settings: &Settings, arguments: Run) -> Result<ExitCode,
         } else {
             output::line(&started.name)?;
         }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(SUCCESS);
     }
     let outcome = launcher.run(spec, own_streams()?).await.map_err(fail)?;
     if settings.json {
         report(&outcome.started)?;
     }
-    Ok(ExitCode::from(outcome.exit_code))
+    Ok(outcome.exit_code)
 }
 
 fn spec(arguments: Run, opened: OpenedImage) -> Result<SandboxSpec, Failure> {
