@@ -15,7 +15,9 @@ mod view;
 pub use content_reader::ContentReader;
 pub use error::FsError;
 pub use fuse::{ContentMount, ContentSession, SessionError};
-pub use node_cache::{NodeCache, NodeCacheCheck, NodeCacheError, NodeCacheStats, NodeCacheUsage};
+pub use node_cache::{
+    NodeCache, NodeCacheCheck, NodeCacheError, NodeCacheStats, NodeCacheUsage, Placed,
+};
 pub use view::{
     Attr, DirectoryEntry, Flavor, IMMUTABLE_VALID, Kind, Lookup, ROOT_INO, Statfs, Taken, View,
 };

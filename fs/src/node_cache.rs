@@ -14,6 +14,8 @@
 //!   its list of chunks is, which is checked by then. A disk that is full or broken costs repeated fetches, not errors.
 //! - Contents of one chunk go to the store whole; larger ones collect chunks in a file with
 //!   holes, which moves to the store once all are there and their hash is the content's id.
+//! - A small content that a lookup of overlayfs waits for is in the store and the arrivals before
+//!   the lookup is answered: see [`NodeCache::place`].
 //!
 //! Memory: [`FETCHES_MAX`] chunks under way and [`LOCALS_MAX`] open files. There is no quota on
 //! the disk yet: nothing is evicted.
@@ -23,6 +25,7 @@ mod fetch;
 mod layout;
 mod local;
 mod partial;
+mod place;
 mod single_flight;
 mod survey;
 
@@ -37,6 +40,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 pub use counters::NodeCacheStats;
+pub use place::Placed;
 pub use survey::{NodeCacheCheck, NodeCacheUsage};
 
 use crate::ContentReader;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nacre_blobstore::{CHUNK_BYTES_MAX, Clock, ContentId, ReadError};
+use nacre_blobstore::{CHUNK_BYTES_MAX, Chunk, Clock, ContentId, ReadError};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::counters::Counters;
@@ -74,7 +74,13 @@ impl Inner {
             return answered(answer, Ok(bytes));
         }
         let permit = self.fetches.acquire().await;
-        let chunk = match self.reader.chunk(content.as_single_chunk()).await {
+        let id = content.as_single_chunk();
+        let fetched = match Chunk::verify(id, Bytes::new()) {
+            // No pack has the empty content.
+            Ok(empty) => Ok(empty),
+            Err(_) => self.reader.chunk(id).await,
+        };
+        let chunk = match fetched {
             Ok(chunk) if chunk.bytes().len() as u64 == size_bytes => chunk,
             Ok(_) => {
                 let reason = "it has another length than its tree says".into();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! store/ab/cdef...     complete contents, checked; mode 0644; a data-only layer of overlayfs
-//! arrivals/ab/cdef...  the same, put there while a lookup waits; moved to store at a start
+//! arrivals/ab/cdef...  second names of contents that a lookup waited for; emptied at a start
 //! partial/<id>         large contents with holes where chunks are missing
 //! unverified/ab/cdef.. complete contents of before an unclean stop, not yet checked again
 //! incoming/            files being written; emptied at a start
@@ -155,6 +155,29 @@ impl Layout {
         Some(file)
     }
 
+    /// Gives a complete content its second name in the arrivals, for a kernel that has looked into
+    /// the store already. `false` when there is no right copy.
+    pub(super) fn place(&self, content: ContentId, size_bytes: u64) -> io::Result<bool> {
+        let found = self.open_complete(content, size_bytes);
+        let found = found.or_else(|| self.open_unverified(content, size_bytes));
+        if found.is_none() {
+            return Ok(false);
+        }
+        let [store, arrival] = ["store", "arrivals"].map(|folder| self.sharded(folder, content));
+        let linked = match fs::hard_link(&store, &arrival) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create_folder(arrival.parent().unwrap_or(&self.folder))?;
+                fs::hard_link(&store, &arrival)
+            }
+            linked => linked,
+        };
+        match linked {
+            // Both names are taken away together, so this is the same file.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
+            linked => linked.map(|()| true),
+        }
+    }
+
     /// Writes a complete content into the store and returns it open.
     pub(super) fn publish(&self, content: ContentId, bytes: &[u8]) -> io::Result<File> {
         let path = self.folder.join("incoming").join(content.to_string());
@@ -266,6 +289,8 @@ fn move_files(from: &Path, to: &Path) -> io::Result<()> {
     for file in fs::read_dir(from)? {
         let file = file?;
         rename(file.path(), to.join(file.file_name()))?;
+        // Of two names of one file a rename leaves both.
+        remove(&file.path());
     }
     Ok(())
 }

@@ -15,8 +15,11 @@ pub(super) type Flight<V> = Shared<BoxFuture<'static, V>>;
 
 /// Work under way, by key.
 pub(super) struct SingleFlight<K, V> {
-    flights: Mutex<HashMap<K, Flight<V>>>,
+    flights: Mutex<Flights<K, V>>,
 }
+
+/// The answer of each work, and its end.
+type Flights<K, V> = HashMap<K, (Flight<V>, Flight<()>)>;
 
 impl<K, V> Default for SingleFlight<K, V> {
     fn default() -> Self {
@@ -33,7 +36,7 @@ impl<K, V> fmt::Debug for SingleFlight<K, V> {
 }
 
 impl<K, V> SingleFlight<K, V> {
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Flight<V>>> {
+    fn lock(&self) -> MutexGuard<'_, Flights<K, V>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -50,7 +53,7 @@ impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Sin
         start: impl FnOnce(oneshot::Sender<V>) -> F,
     ) -> Flight<V> {
         let mut flights = self.lock();
-        if let Some(flight) = flights.get(&key) {
+        if let Some((flight, _)) = flights.get(&key) {
             return flight.clone();
         }
         let (answer, answered) = oneshot::channel();
@@ -58,12 +61,15 @@ impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Sin
             .map(|answer| answer.unwrap_or(stopped))
             .boxed()
             .shared();
-        flights.insert(key, flight.clone());
+        let (landing, landed) = oneshot::channel();
+        let landed = landed.map(drop).boxed().shared();
+        flights.insert(key, (flight.clone(), landed));
         drop(flights);
         let work = start(answer);
         let landing = Landing {
             flights: Arc::clone(self),
             key,
+            _landed: landing,
         };
         drop(tasks.spawn(async move {
             work.await;
@@ -71,12 +77,22 @@ impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Sin
         }));
         flight
     }
+
+    /// Waits for the end of the work of `key`, which comes after its answer.
+    pub(super) async fn landed(&self, key: K) {
+        let landed = self.lock().get(&key).map(|(_, landed)| landed.clone());
+        if let Some(landed) = landed {
+            landed.await;
+        }
+    }
 }
 
 /// Takes a flight off the list when its task ends, in whatever way.
 struct Landing<K: Eq + Hash + Copy, V> {
     flights: Arc<SingleFlight<K, V>>,
     key: K,
+    /// Wakes those who wait for the end, by being dropped after the flight was taken off.
+    _landed: oneshot::Sender<()>,
 }
 
 impl<K: Eq + Hash + Copy, V> Drop for Landing<K, V> {

@@ -52,7 +52,6 @@ impl NodeCache {
             };
             for shard in 0..=u8::MAX {
                 add(inner.layout.list("store", shard)?, complete);
-                add(inner.layout.list("arrivals", shard)?, complete);
                 add(inner.layout.list("unverified", shard)?, unverified);
             }
             add(inner.layout.list_partial()?, partial);
@@ -68,16 +67,14 @@ impl NodeCache {
     pub async fn verify_all(&self) -> Result<NodeCacheCheck, NodeCacheError> {
         let mut check = NodeCacheCheck::default();
         for shard in 0..=u8::MAX {
-            for folder in ["store", "arrivals"] {
-                let inner = Arc::clone(&self.inner);
-                let listed = off_reactor(move || inner.layout.list(folder, shard)).await;
-                for (content, _) in self.surveyed(listed)? {
-                    let right = self.verify(content).await;
-                    check.checked += u64::from(right.is_some());
-                    check
-                        .corrupt
-                        .extend((right == Some(false)).then_some(content));
-                }
+            let inner = Arc::clone(&self.inner);
+            let listed = off_reactor(move || inner.layout.list("store", shard)).await;
+            for (content, _) in self.surveyed(listed)? {
+                let right = self.verify(content).await;
+                check.checked += u64::from(right.is_some());
+                check
+                    .corrupt
+                    .extend((right == Some(false)).then_some(content));
             }
         }
         Ok(check)

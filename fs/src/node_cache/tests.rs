@@ -13,6 +13,8 @@ use super::*;
 use crate::testing::MemoryReader;
 use crate::testing::model::pseudo_random;
 
+mod place;
+
 const CHUNK_BYTES: usize = 128 << 10;
 
 struct Node {

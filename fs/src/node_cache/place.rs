@@ -1,0 +1,62 @@
+//! Placing: making a small content visible to a kernel whose lookup waits for it.
+//!
+//! overlayfs asks its data-only layers one after the other: the store, the gate, the arrivals. A
+//! lookup that reaches the gate has found nothing in the store, and the kernel does not look
+//! there again. The content is therefore published in the store, for all lookups to come, and
+//! linked into the arrivals, for this one: two names of one file, with one copy of its pages.
+
+use std::sync::Arc;
+
+use nacre_blobstore::{ContentId, ReadError};
+
+use super::NodeCache;
+use super::local::off_reactor;
+
+/// Where a content is after [`NodeCache::place`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    /// In the store and in the arrivals.
+    Local,
+    /// Nowhere on the disk, which did not take it. Its bytes are right and
+    /// [`NodeCache::read`] serves them.
+    Unstored,
+}
+
+impl NodeCache {
+    /// Makes the complete content visible in both [layers](Self::layers), fetching it if it is
+    /// not on the node. Answers when the names are there. For contents of at most
+    /// [`CHUNK_BYTES_MAX`](nacre_blobstore::CHUNK_BYTES_MAX); a larger one is placed only if it is
+    /// complete already. May be cancelled; fetches go on.
+    ///
+    /// # Errors
+    /// Any [`ReadError`] of the reader, never one of the local disk.
+    pub async fn place(&self, content: ContentId, size_bytes: u64) -> Result<Placed, ReadError> {
+        if self.link(content, size_bytes).await? {
+            return Ok(Placed::Local);
+        }
+        if size_bytes > nacre_blobstore::CHUNK_BYTES_MAX as u64 {
+            return Ok(Placed::Unstored);
+        }
+        self.fetch_small(content, size_bytes).await?;
+        self.flights.landed((content, 0)).await;
+        Ok(if self.link(content, size_bytes).await? {
+            Placed::Local
+        } else {
+            Placed::Unstored
+        })
+    }
+
+    /// Links a content that is on the node into the arrivals.
+    async fn link(&self, content: ContentId, size_bytes: u64) -> Result<bool, ReadError> {
+        let inner = Arc::clone(&self.inner);
+        let linked = off_reactor(move || inner.layout.place(content, size_bytes)).await;
+        match linked {
+            Some(Ok(linked)) => Ok(linked),
+            Some(Err(error)) => {
+                tracing::warn!(%content, %error, "link a content into the arrivals");
+                Ok(false)
+            }
+            None => Err(ReadError::Stopped(content.to_string())),
+        }
+    }
+}
