@@ -136,6 +136,10 @@ id_type!(
     /// The BLAKE3 of an encoded record.
     RecordId
 );
+id_type!(
+    /// The BLAKE3 of an encoded metadata image.
+    MetadataImageId
+);
 
 impl ContentId {
     /// Returns the id that the one chunk of this content has, if it has only one.

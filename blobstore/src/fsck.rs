@@ -1,8 +1,10 @@
 //! Checking a whole store: every ref reaches only what is there and right.
 
+mod metadata;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -114,7 +116,8 @@ pub async fn fsck(
         report.bytes_garbage += size;
     }
     let kept: BTreeSet<RecordId> = records.iter().map(|record| record.0).collect();
-    find_stray_records(&store, &kept, &mut report).await?;
+    find_stray(&store, RECORDS_FOLDER, &kept, &mut report).await?;
+    metadata::check(&store, &records, options.read_data, &mut report).await?;
     walk::check_trees(&store, &index, &records, &mut report).await?;
     if options.read_data {
         read_all(&store, &index, &mut report).await?;
@@ -199,20 +202,18 @@ async fn read_records(
     Ok(records.into_iter().collect())
 }
 
-async fn find_stray_records(
+/// Finds the objects of a folder whose id is none of `kept`.
+async fn find_stray<Id: FromStr + Ord>(
     store: &Arc<dyn BlobStore>,
-    kept: &BTreeSet<RecordId>,
+    folder: &str,
+    kept: &BTreeSet<Id>,
     report: &mut FsckReport,
 ) -> Result<(), FsckError> {
-    let mut objects = store.list(RECORDS_FOLDER);
+    let mut objects = store.list(folder);
     while let Some(object) = objects.try_next().await? {
-        let id = object
-            .key
-            .as_str()
-            .rsplit('/')
-            .next()
-            .and_then(|id| id.parse().ok());
-        if id.is_some_and(|id: RecordId| !kept.contains(&id)) {
+        let id = object.key.as_str().rsplit('/').next();
+        let id = id.and_then(|id| id.parse().ok());
+        if id.is_some_and(|id: Id| !kept.contains(&id)) {
             report.bytes_garbage += object.size_bytes;
             report.garbage.push(object.key.to_string());
         }

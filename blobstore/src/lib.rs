@@ -14,6 +14,7 @@ mod frame;
 mod fsck;
 mod index;
 mod lease;
+mod metadata_image;
 mod pack;
 mod publish;
 mod reader;
@@ -33,7 +34,9 @@ pub use chunk_list::{CHUNK_LIST_BYTES_MAX, ChunkExtent, ChunkList, ChunkListErro
 pub use chunker::{Chunked, Chunker};
 pub use clock::{Clock, SystemClock};
 pub use crash::{CrashHook, CrashPoint};
-pub use digest::{ChunkId, ContentId, Digest, DigestError, PackId, RecordId, TreeId};
+pub use digest::{
+    ChunkId, ContentId, Digest, DigestError, MetadataImageId, PackId, RecordId, TreeId,
+};
 pub use envelope::EnvelopeError;
 pub use frame::{
     FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Frame, FrameEntry, FrameError, FrameItem, decompress,
@@ -41,6 +44,10 @@ pub use frame::{
 pub use fsck::{FsckError, FsckOptions, FsckReport, fsck};
 pub use index::{ChunkIndex, IndexError, Location};
 pub use lease::{LEASE_TTL, Lease, LeaseError, LeaseRecord};
+pub use metadata_image::{
+    METADATA_IMAGE_BYTES_MAX, MetadataImageError, decode_metadata_image, encode_metadata_image,
+    read_metadata_image,
+};
 pub use pack::{Item, ItemKind, PackIndex, PackIndexError, PackKind, PackName};
 pub use publish::{is_staging, publish, publish_new, reap_staging, sync_directory};
 pub use reader::{ReadError, Reader, ReaderOptions, ReaderStats, TierStats};

@@ -5,15 +5,15 @@
 //!
 //! ```text
 //! envelope "RECD": kind u8 | tree count uvarint, tree id* | pack count uvarint, (kind u8, id)*
-//!                  payload bytes
+//!                  metadata image count uvarint, (tree id, id)* | payload bytes
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::envelope::{self, EnvelopeError};
 use crate::pack::{PackKind, PackName};
 use crate::wire::{Put, Truncated, Wire};
-use crate::{BlobStore, Digest, Key, PackId, RecordId, StoreError, TreeId};
+use crate::{BlobStore, Digest, Key, MetadataImageId, PackId, RecordId, StoreError, TreeId};
 
 /// Largest record, in bytes.
 pub(crate) const RECORD_BYTES_MAX: usize = 64 << 20;
@@ -36,6 +36,8 @@ pub struct Record {
     pub trees: Vec<TreeId>,
     /// The packs that hold these trees and everything below them.
     pub packs: BTreeSet<PackName>,
+    /// The metadata images of some of the trees.
+    pub metadata_images: BTreeMap<TreeId, MetadataImageId>,
     /// What only the maker of the record understands.
     pub payload: Vec<u8>,
 }
@@ -101,6 +103,11 @@ impl Record {
             });
             body.put(pack.id.as_bytes());
         }
+        body.put_uvarint(self.metadata_images.len() as u64);
+        for (tree, image) in &self.metadata_images {
+            body.put(tree.as_bytes());
+            body.put(image.as_bytes());
+        }
         body.put_bytes(&self.payload);
         let (id, bytes) = envelope::seal(*b"RECD", &body);
         (RecordId::new(id), bytes)
@@ -142,12 +149,25 @@ impl Record {
             }
             packs.insert(pack);
         }
+        let mut metadata_images = BTreeMap::<TreeId, MetadataImageId>::new();
+        for _ in 0..wire.count(2 * Digest::LEN)? {
+            let tree = TreeId::new(Digest::from_bytes(wire.array()?));
+            let image = MetadataImageId::new(Digest::from_bytes(wire.array()?));
+            let last = metadata_images.last_key_value();
+            if last.is_some_and(|(last, _)| *last >= tree) {
+                return Err(RecordError::Malformed(
+                    "metadata images are not unique and sorted",
+                ));
+            }
+            metadata_images.insert(tree, image);
+        }
         let payload = wire.bytes(RECORD_BYTES_MAX)?.to_vec();
         wire.finish()?;
         Ok(Self {
             kind,
             trees,
             packs,
+            metadata_images,
             payload,
         })
     }
@@ -188,6 +208,7 @@ mod tests {
                     id: PackId::new(digest(3)),
                 })
                 .into(),
+            metadata_images: [(TreeId::new(digest(2)), MetadataImageId::new(digest(4)))].into(),
             payload: b"payload".to_vec(),
         };
         let (id, bytes) = record.encode();
@@ -208,6 +229,7 @@ mod tests {
                 body.put_u8(1);
                 body.put(&[pack; Digest::LEN]);
             }
+            body.put(&[0]);
             body.put_bytes(b"");
             let (id, bytes) = envelope::seal(*b"RECD", &body);
             Record::decode(RecordId::new(id), &bytes)

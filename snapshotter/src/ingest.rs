@@ -16,6 +16,7 @@ mod layer;
 mod progress;
 mod trees;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -246,6 +247,7 @@ impl Ingest {
             kind: RecordKind::Image,
             trees: merged.trees,
             packs,
+            metadata_images: BTreeMap::new(),
             payload: json,
         };
         Ok((record, payload, stats))

@@ -314,6 +314,19 @@ async fn records_and_refs_are_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn metadata_images_are_checked() {
+    let bench = Bench::new();
+    let stored = bench.image("a", 0..3).await;
+    let key = stored.metadata.key();
+    let whole = bench.bytes(&key).await;
+    bench.damage(&key, flip(whole.len() as u64 / 2)).await;
+    assert_eq!(bench.fsck(CHECK).await.problems, Vec::<String>::new());
+    assert!(has(&bench.fsck(READ).await, &[key.as_str(), "checksum"]));
+    bench.store.delete(&key).await.unwrap();
+    assert!(has(&bench.fsck(CHECK).await, &[key.as_str(), "not there"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_no_ref_needs_is_garbage_to_the_byte() {
     let bench = Bench::new();
     let (a, b) = (bench.image("a", 0..10).await, bench.image("b", 5..20).await);
@@ -322,7 +335,7 @@ async fn what_no_ref_needs_is_garbage_to_the_byte() {
     assert_eq!(report.problems, Vec::<String>::new());
     let mut garbage = report.garbage.clone();
     garbage.sort();
-    let keys = [b.data.key(), b.tree.key(), b.record.key()];
+    let keys = [b.data.key(), b.tree.key(), b.metadata.key(), b.record.key()];
     let mut expected = keys.clone().map(|key| key.to_string());
     expected.sort();
     assert_eq!(garbage, expected);
@@ -333,12 +346,12 @@ async fn what_no_ref_needs_is_garbage_to_the_byte() {
     assert_eq!(report.bytes_garbage, bytes);
     delete_ref(&*bench.store, &a.reference).await.unwrap();
     let report = bench.fsck(CHECK).await;
-    assert_eq!((report.refs, report.garbage.len()), (0, 6));
+    assert_eq!((report.refs, report.garbage.len()), (0, 8));
 
     // A pack whose copy was never written is what a crash leaves.
     bench.store.delete(&a.data.index_key()).await.unwrap();
     let report = Bench::over(Arc::clone(&bench.store)).fsck(READ).await;
-    assert_eq!((report.problems, report.garbage.len()), (Vec::new(), 6));
+    assert_eq!((report.problems, report.garbage.len()), (Vec::new(), 8));
 }
 
 #[tokio::test(flavor = "multi_thread")]

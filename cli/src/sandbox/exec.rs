@@ -1,6 +1,5 @@
 //! `nacre exec`: a command in a running sandbox.
 
-
 use nacre_launcher::{ExecSpec, LaunchError};
 
 use super::{environment, launcher, own_streams};

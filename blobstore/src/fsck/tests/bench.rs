@@ -4,10 +4,11 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::super::*;
+use crate::MetadataImageId;
 use crate::testing::memory_store;
 use crate::{
     Attributes, Chunk, ContentId, Entry, Key, Node, PackWriter, RecordKind, Ref, RefName, Tree,
-    WriterOptions, write_ref,
+    WriterOptions, encode_metadata_image, write_ref,
 };
 
 pub(super) struct Bench {
@@ -22,6 +23,7 @@ pub(super) struct Stored {
     pub(super) record: RecordId,
     pub(super) data: PackName,
     pub(super) tree: PackName,
+    pub(super) metadata: MetadataImageId,
 }
 
 pub(super) fn chunk(number: u8) -> Chunk {
@@ -69,7 +71,7 @@ impl Bench {
     }
 
     /// Stores an image of one file for each number: a data pack with one chunk a file, four to a
-    /// frame, a tree pack, the record and the ref.
+    /// frame, a tree pack, a metadata image, the record and the ref.
     pub(super) async fn image(&self, name: &str, numbers: std::ops::Range<u8>) -> Stored {
         let before = self.index.packs().unwrap();
         let chunks: Vec<_> = numbers.map(chunk).collect();
@@ -116,10 +118,13 @@ impl Bench {
         };
         let (data, tree) = (of(PackKind::Data), of(PackKind::Tree));
         let payload = Vec::new();
+        let (metadata, bytes) = encode_metadata_image(root, name.as_bytes()).unwrap();
+        self.store.put(&metadata.key(), bytes.into()).await.unwrap();
         let record = Record {
             kind: RecordKind::Image,
             trees: vec![root],
             packs,
+            metadata_images: [(root, metadata)].into(),
             payload,
         };
         let record = record.write(&*self.store).await.unwrap();
@@ -136,6 +141,7 @@ impl Bench {
             record,
             data,
             tree,
+            metadata,
         }
     }
 

@@ -1,0 +1,171 @@
+//! Metadata images: the file system image that a node mounts for a tree, stored beside it.
+//!
+//! What is in one is for whoever mounts it to know; here it is bytes that belong to a tree. It is
+//! derived: one that is lost is built again from the tree, at the price of reading all of it.
+//!
+//! ```text
+//! envelope "META": tree id | plain length uvarint | zstd frame bytes
+//! ```
+
+use crate::envelope::{self, EnvelopeError, OVERHEAD_BYTES};
+use crate::frame::{FrameError, ZSTD_LEVEL};
+use crate::wire::{Put, Truncated, Wire};
+use crate::{BlobStore, Digest, Key, MetadataImageId, StoreError, TreeId};
+
+/// Largest metadata image, in bytes: some five million entries.
+pub const METADATA_IMAGE_BYTES_MAX: usize = 1 << 30;
+/// The folder of all metadata images in a store.
+pub(crate) const METADATA_FOLDER: &str = "metadata";
+/// What zstd may add to bytes that it cannot compress, and the body's own fields.
+const STORED_BYTES_MAX: usize = METADATA_IMAGE_BYTES_MAX + (METADATA_IMAGE_BYTES_MAX >> 8);
+
+/// Why a metadata image cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataImageError {
+    /// The envelope is damaged or of a later version.
+    #[error("metadata image {id}: {source}")]
+    Envelope {
+        /// The image.
+        id: MetadataImageId,
+        /// What is wrong.
+        source: EnvelopeError,
+    },
+    /// The bytes are not those of the image, or not of the tree, that was asked for.
+    #[error("metadata image {id} holds another one")]
+    Mismatch {
+        /// The image asked for.
+        id: MetadataImageId,
+    },
+    /// The body is not in the format.
+    #[error("malformed metadata image: {0}")]
+    Malformed(String),
+    /// The store failed.
+    #[error("metadata image: {0}")]
+    Store(#[from] StoreError),
+}
+
+impl From<Truncated> for MetadataImageError {
+    fn from(error: Truncated) -> Self {
+        Self::Malformed(error.0.to_owned())
+    }
+}
+
+impl From<FrameError> for MetadataImageError {
+    fn from(error: FrameError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+impl MetadataImageId {
+    /// Returns the key of the image.
+    pub fn key(&self) -> Key {
+        Key::new(format!("{METADATA_FOLDER}/{self}")).expect("hexadecimal digits make a key")
+    }
+}
+
+/// Encodes the metadata image of a tree; returns its id and the bytes to store. Equal input gives
+/// equal bytes.
+///
+/// # Errors
+/// [`MetadataImageError::Malformed`] above [`METADATA_IMAGE_BYTES_MAX`].
+pub fn encode_metadata_image(
+    tree: TreeId,
+    plain: &[u8],
+) -> Result<(MetadataImageId, Vec<u8>), MetadataImageError> {
+    if plain.len() > METADATA_IMAGE_BYTES_MAX {
+        return Err(MetadataImageError::Malformed("it is too large".to_owned()));
+    }
+    let stored = zstd::bulk::compress(plain, ZSTD_LEVEL)
+        .map_err(|error| MetadataImageError::Malformed(error.to_string()))?;
+    let mut body = Vec::with_capacity(stored.len() + Digest::LEN + 8);
+    body.put(tree.as_bytes());
+    body.put_uvarint(plain.len() as u64);
+    body.put_bytes(&stored);
+    let (id, bytes) = envelope::seal(*b"META", &body);
+    Ok((MetadataImageId::new(id), bytes))
+}
+
+/// Decodes the bytes that were read for the metadata image `id` of `tree`.
+///
+/// # Errors
+/// [`MetadataImageError`] for damage, another image or a broken limit.
+pub fn decode_metadata_image(
+    tree: TreeId,
+    id: MetadataImageId,
+    bytes: &[u8],
+) -> Result<Vec<u8>, MetadataImageError> {
+    let opened = envelope::open(*b"META", bytes);
+    let (found, body) = opened.map_err(|source| MetadataImageError::Envelope { id, source })?;
+    let mut wire = Wire::new(body);
+    let found_tree = TreeId::new(Digest::from_bytes(wire.array()?));
+    if !cfg!(fuzzing) && (found != *id.digest() || found_tree != tree) {
+        return Err(MetadataImageError::Mismatch { id });
+    }
+    let plain_bytes = usize::try_from(wire.uvarint()?).unwrap_or(usize::MAX);
+    if plain_bytes > METADATA_IMAGE_BYTES_MAX {
+        return Err(MetadataImageError::Malformed("it is too large".to_owned()));
+    }
+    let malformed = |error: std::io::Error| MetadataImageError::Malformed(error.to_string());
+    let stored = wire.bytes(STORED_BYTES_MAX)?;
+    wire.finish()?;
+    let plain = zstd::bulk::decompress(stored, plain_bytes).map_err(malformed)?;
+    if plain.len() != plain_bytes {
+        let reason = format!("{} bytes instead of {plain_bytes}", plain.len());
+        return Err(MetadataImageError::Malformed(reason));
+    }
+    Ok(plain)
+}
+
+/// Reads the metadata image `id` of `tree` from a store, in one request.
+///
+/// # Errors
+/// [`MetadataImageError`]; [`StoreError::NotFound`] inside when it is not there.
+pub async fn read_metadata_image(
+    store: &dyn BlobStore,
+    tree: TreeId,
+    id: MetadataImageId,
+) -> Result<Vec<u8>, MetadataImageError> {
+    let limit_bytes = (STORED_BYTES_MAX + OVERHEAD_BYTES) as u64;
+    let (bytes, _) = store.get(&id.key(), limit_bytes).await?;
+    decode_metadata_image(tree, id, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trips_and_refuses_every_cut_another_id_and_another_tree() {
+        let tree = TreeId::new(Digest::of(b"tree"));
+        let plain = b"image ".repeat(1000);
+        let (id, bytes) = encode_metadata_image(tree, &plain).unwrap();
+        assert_eq!(encode_metadata_image(tree, &plain).unwrap().0, id);
+        assert!(bytes.len() < plain.len() / 2);
+        assert_eq!(decode_metadata_image(tree, id, &bytes).unwrap(), plain);
+        for end in 0..bytes.len() {
+            assert!(decode_metadata_image(tree, id, &bytes[..end]).is_err());
+        }
+        let other = MetadataImageId::new(Digest::of(b"other"));
+        let error = decode_metadata_image(tree, other, &bytes).unwrap_err();
+        assert!(matches!(error, MetadataImageError::Mismatch { .. }));
+        let error = decode_metadata_image(TreeId::new(Digest::of(b"x")), id, &bytes).unwrap_err();
+        assert!(matches!(error, MetadataImageError::Mismatch { .. }));
+    }
+
+    #[test]
+    fn a_length_that_is_not_the_frames_is_refused_without_allocating_it() {
+        let tree = TreeId::new(Digest::of(b"tree"));
+        for claimed in [0, 4, 6, METADATA_IMAGE_BYTES_MAX as u64 + 1, u64::MAX] {
+            let mut body = tree.as_bytes().to_vec();
+            body.put_uvarint(claimed);
+            body.put_bytes(&zstd::bulk::compress(b"plain", ZSTD_LEVEL).unwrap());
+            let (id, bytes) = envelope::seal(*b"META", &body);
+            let id = MetadataImageId::new(id);
+            let error = decode_metadata_image(tree, id, &bytes).unwrap_err();
+            assert!(
+                matches!(error, MetadataImageError::Malformed(_)),
+                "{claimed}"
+            );
+        }
+    }
+}
