@@ -6,6 +6,7 @@
 mod content_reader;
 mod error;
 mod fuse;
+mod metadata_mounts;
 pub mod mount;
 mod node_cache;
 #[cfg(any(test, feature = "testing"))]
@@ -15,6 +16,7 @@ mod view;
 pub use content_reader::ContentReader;
 pub use error::FsError;
 pub use fuse::{ContentMount, ContentSession, SessionError};
+pub use metadata_mounts::{MetadataMountError, MetadataMounts};
 pub use node_cache::{
     NodeCache, NodeCacheCheck, NodeCacheError, NodeCacheStats, NodeCacheUsage, Placed,
 };

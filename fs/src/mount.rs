@@ -4,6 +4,8 @@
 //! survives a reboot; a crash between two calls leaves whole mounts, never half of one. Calls
 //! block for as long as the kernel does.
 
+mod lower;
+mod metadata;
 mod mountinfo;
 mod overlay;
 mod root;
@@ -14,6 +16,8 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind_recursive, mount_remount, unmount};
 
+pub use lower::Lower;
+pub use metadata::{is_metadata, metadata};
 pub use overlay::{OverlaySpec, UpperDirs, overlay};
 pub use root::copy_root_attributes;
 
@@ -45,6 +49,14 @@ pub enum MountError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// mount(8) made no loop device.
+    #[error("mount {target:?} through a loop device: {reason}")]
+    Loop {
+        /// Where it should have been mounted.
+        target: PathBuf,
+        /// What it says.
+        reason: String,
+    },
     /// The list of mounts cannot be read.
     #[error("read {path}")]
     Mountinfo {
@@ -70,7 +82,7 @@ impl MountError {
         match self {
             Self::Busy { .. } => Some(Errno::BUSY),
             Self::Kernel { errno, .. } => Some(*errno),
-            Self::Options { .. } | Self::Mountinfo { .. } => None,
+            Self::Options { .. } | Self::Loop { .. } | Self::Mountinfo { .. } => None,
         }
     }
 }
@@ -144,6 +156,15 @@ pub fn mounts_below(dir: &Path) -> Result<Vec<PathBuf>, MountError> {
     points.retain(|point| point.starts_with(dir));
     points.reverse();
     Ok(points)
+}
+
+/// Returns the options of every overlay mount in this mount namespace, as the kernel shows them: the
+/// paths of its layers are in there, with the kernel's escapes.
+///
+/// # Errors
+/// [`MountError::Mountinfo`].
+pub fn overlay_options() -> Result<Vec<String>, MountError> {
+    mountinfo::overlay_options()
 }
 
 fn options_text(target: &Path, options: Vec<u8>) -> Result<CString, MountError> {

@@ -1,13 +1,18 @@
 //! The file system without the kernel: operations take and return plain values.
 //!
 //! ```text
-//! /content/ab/cdef...   the gate: contents by id, found by name only
+//! /content/ab/cdef...   the gate: large contents by id, found by name only
 //! /trees/<tree id>/...  whole trees by the id of their root
 //! /lower/<tree id>/...  the same as a lower layer: trusted.overlay.* xattrs are escaped
 //! ```
 //! Everything below an id is immutable, so answers may be kept for ever; only whether an id is
 //! known may change, and "not known" is never to be kept. Inode numbers are hashes of what they
 //! name, so they survive being forgotten; the table holds what the kernel knows, no more.
+//!
+//! The gate is a data-only layer of overlayfs, which asks it for what the store has not. A small
+//! content is fetched and placed in the layer after the gate before the lookup is answered with
+//! "not here": from there on it is a file of the local disk like any other. Only what is larger
+//! than a chunk, or what the disk does not take, is a file of the gate.
 //!
 //! An unreadable subtree makes the operations inside it fail, not those on its siblings.
 
@@ -29,7 +34,7 @@ pub use fixed::ROOT_INO;
 pub use listing::{DirectoryEntry, Taken};
 pub use place::Flavor;
 
-use crate::{ContentReader, FsError, NodeCache};
+use crate::{ContentReader, FsError, NodeCache, Placed};
 use fixed::Fixed;
 use inodes::InodeTable;
 use place::{Directory, InodeKey, Leaf, Listing, Place};
@@ -138,16 +143,18 @@ impl View {
     }
 
     async fn find_content(&self, content: ContentId) -> Result<Option<Numbered>, FsError> {
-        let size_bytes = self.reader().content_size(content).await?;
+        let Some(size_bytes) = self.reader().content_size(content).await? else {
+            return Ok(None);
+        };
+        if self.contents.place(content, size_bytes).await? == Placed::Local {
+            return Ok(None);
+        }
         let key = InodeKey::Content(content);
-        Ok(size_bytes.map(|size_bytes| {
-            self.inodes
-                .refer(key, |_| Place::Content {
-                    content,
-                    size_bytes,
-                })
-                .into()
-        }))
+        let place = |_| Place::Content {
+            content,
+            size_bytes,
+        };
+        Ok(Some(self.inodes.refer(key, place).into()))
     }
 
     /// Finds a tree by id; one that is no root is not shown, for it has no attributes.

@@ -73,6 +73,11 @@ fn a_small_tree_is_listed_and_read() {
     model.insert("/big", ModelNode::file(0o644, big.clone()));
     model.insert("/link", ModelNode::new(Kind::Symlink, 0o777, "dir/small"));
     let tree = model.store(&mounted.reader, CHUNK_BYTES);
+    let content = model.content("/big").to_string();
+    let gate = fs::File::open(mounted.path(format!("content/{}/{}", &content[..2], &content[2..])));
+    let mut middle = [0; 1000];
+    gate.unwrap().read_exact_at(&mut middle, 1_000_000).unwrap();
+    assert_eq!(middle, big[1_000_000..1_001_000]);
     let root = mounted.path(format!("trees/{tree}"));
     assert_eq!(fs::read(root.join("link")).unwrap(), b"hello");
     assert_eq!(fs::read(root.join("dir/empty")).unwrap(), b"");
@@ -80,11 +85,6 @@ fn a_small_tree_is_listed_and_read() {
     assert_eq!(fs::metadata(&root).unwrap().nlink(), 3);
     let names = fs::read_dir(&root).unwrap().map(|e| e.unwrap().file_name());
     assert_eq!(names.collect::<Vec<_>>(), ["big", "dir", "link"]);
-    let content = model.content("/big").to_string();
-    let gate = fs::File::open(mounted.path(format!("content/{}/{}", &content[..2], &content[2..])));
-    let mut middle = [0; 1000];
-    gate.unwrap().read_exact_at(&mut middle, 1_000_000).unwrap();
-    assert_eq!(middle, big[1_000_000..1_001_000]);
     mounted.session.unmount().unwrap();
     assert_eq!(
         fs::read_dir(mounted.session.mount_point()).unwrap().count(),

@@ -13,11 +13,33 @@ const MOUNT_POINT_FIELD: usize = 4;
 
 /// Returns all mount points, oldest first.
 pub(super) fn mount_points() -> Result<Vec<PathBuf>, MountError> {
-    let text = std::fs::read(MOUNTINFO).map_err(|source| MountError::Mountinfo {
+    Ok(parse(&read()?))
+}
+
+/// Returns the options of all overlay mounts, as the kernel writes them: their layers are among them.
+pub(super) fn overlay_options() -> Result<Vec<String>, MountError> {
+    Ok(parse_overlays(&read()?))
+}
+
+fn read() -> Result<Vec<u8>, MountError> {
+    std::fs::read(MOUNTINFO).map_err(|source| MountError::Mountinfo {
         path: MOUNTINFO,
         source,
-    })?;
-    Ok(parse(&text))
+    })
+}
+
+/// After the field `-` come the type, the source and the options of the file system.
+pub(super) fn parse_overlays(text: &[u8]) -> Vec<String> {
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| {
+            let mut fields = line
+                .split(|byte| *byte == b' ')
+                .skip_while(|field| *field != b"-");
+            let kind = fields.nth(1)?;
+            let options = fields.nth(1)?;
+            (kind == b"overlay").then(|| String::from_utf8_lossy(options).into_owned())
+        })
+        .collect()
 }
 
 /// A line without the field is left out: there is nothing to umount then.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, mount};
 
-use super::{MountError, options_text};
+use super::{Lower, MountError, options_text};
 
 /// Longest option string, in bytes: mount(2) copies one page, and the kernel wants its NUL.
 pub(super) const OPTIONS_BYTES_MAX: usize = 4095;
@@ -13,8 +13,8 @@ pub(super) const OPTIONS_BYTES_MAX: usize = 4095;
 /// An overlay mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverlaySpec {
-    /// The lower directories, topmost first; at least one, or two without an upper.
-    pub lower: Vec<PathBuf>,
+    /// The layers that are only read.
+    pub lower: Lower,
     /// The directory that takes the writes, and overlayfs' work directory on the same file system;
     /// without it the mount is read-only.
     pub upper: Option<UpperDirs>,
@@ -37,11 +37,19 @@ impl OverlaySpec {
     /// Returns the option string for mount(2).
     pub(super) fn option_bytes(&self) -> Vec<u8> {
         let mut options = b"lowerdir=".to_vec();
-        for (i, lower) in self.lower.iter().enumerate() {
+        for (i, layer) in self.lower.layers.iter().enumerate() {
             if i > 0 {
                 options.push(b':');
             }
-            push_escaped(&mut options, lower);
+            push_escaped(&mut options, layer);
+        }
+        for layer in &self.lower.data {
+            options.extend(b"::");
+            push_escaped(&mut options, layer);
+        }
+        if !self.lower.data.is_empty() {
+            // What overlayfs asks for to look at data-only layers at all; it brings redirects.
+            options.extend(b",metacopy=on");
         }
         if let Some(dirs) = &self.upper {
             options.extend(b",upperdir=");

@@ -32,7 +32,7 @@ impl Drop for Scratch {
 
 fn spec(lower: &Path, top: &Scratch) -> OverlaySpec {
     OverlaySpec {
-        lower: vec![lower.to_owned()],
+        lower: Lower::directory(lower.to_owned()),
         upper: Some(UpperDirs {
             upper: top.dir("upper"),
             work: top.dir("work"),
@@ -42,10 +42,20 @@ fn spec(lower: &Path, top: &Scratch) -> OverlaySpec {
     }
 }
 
+fn layers(layers: &[&Path]) -> Lower {
+    Lower {
+        layers: layers.iter().map(|layer| layer.to_path_buf()).collect(),
+        data: Vec::new(),
+    }
+}
+
 #[test]
 fn options_escape_what_overlayfs_splits_at() {
     let spec = OverlaySpec {
-        lower: vec!["/a:b".into(), "/c,d".into()],
+        lower: Lower {
+            layers: vec!["/a:b".into(), "/c,d".into()],
+            data: vec!["/x:".into(), "/y".into()],
+        },
         upper: Some(UpperDirs {
             upper: "/e\\f".into(),
             work: "/w".into(),
@@ -53,7 +63,8 @@ fn options_escape_what_overlayfs_splits_at() {
         target: "/t".into(),
         options: vec!["index=off".to_owned()],
     };
-    let expected = br"lowerdir=/a\:b:/c\,d,upperdir=/e\\f,workdir=/w,index=off";
+    let expected =
+        br"lowerdir=/a\:b:/c\,d::/x\:::/y,metacopy=on,upperdir=/e\\f,workdir=/w,index=off";
     assert_eq!(spec.option_bytes(), expected);
 }
 
@@ -81,23 +92,23 @@ fn overlay_without_upper_is_read_only_and_a_layer_twice_is_refused() {
     let scratch = Scratch::new();
     let (a, b) = (scratch.dir("a"), scratch.dir("b"));
     let mut spec = OverlaySpec {
-        lower: vec![a.clone(), b],
+        lower: layers(&[&a, &b]),
         upper: None,
         ..spec(&a, &scratch)
     };
     overlay(&spec).unwrap();
     let refused = fs::write(spec.target.join("f"), "").unwrap_err();
     assert_eq!(Errno::from_io_error(&refused), Some(Errno::ROFS));
-    spec.lower = vec![a.clone(), a];
+    spec.lower = layers(&[&a, &a]);
     assert_eq!(overlay(&spec).unwrap_err().errno(), Some(Errno::LOOP));
 }
 
 #[test]
 fn options_beyond_one_page_are_refused_before_the_kernel_truncates_them() {
     let mut spec = spec(Path::new("/nowhere"), &Scratch::new());
-    spec.lower = (0..100).map(|i| format!("/{:0>60}", i).into()).collect();
+    spec.lower.layers = (0..100).map(|i| format!("/{:0>60}", i).into()).collect();
     assert!(matches!(overlay(&spec), Err(MountError::Options { .. })));
-    spec.lower = vec!["/a\0b".into()];
+    spec.lower.layers = vec!["/a\0b".into()];
     assert!(matches!(overlay(&spec), Err(MountError::Options { .. })));
 }
 

@@ -463,7 +463,8 @@ async fn only_ids_of_known_roots_and_contents_are_found_and_misses_are_not_kept(
             "{name}"
         );
     }
-    let content = model.content("/good/file").to_string();
+    let bytes = pseudo_random(2 << 20, 1);
+    let content = fixture.reader.add_content(&bytes, CHUNK_BYTES).to_string();
     let folder = fixture.find(ROOT_INO, b"content").await.unwrap();
     let shard = fixture
         .find(folder.ino, &content.as_bytes()[..2])
@@ -473,7 +474,8 @@ async fn only_ids_of_known_roots_and_contents_are_found_and_misses_are_not_kept(
         .find(shard.ino, &content.as_bytes()[2..])
         .await
         .unwrap();
-    assert_eq!(fixture.view.read(file.ino, 1, 2).await.unwrap(), "ep");
+    let read = fixture.view.read(file.ino, 1, 2).await.unwrap();
+    assert_eq!(read, bytes[1..3]);
     let missed = fixture
         .view
         .lookup(shard.ino, &content.as_bytes()[1..63])
@@ -500,6 +502,26 @@ async fn only_ids_of_known_roots_and_contents_are_found_and_misses_are_not_kept(
         fixture.view.getattr(999_999).await,
         Err(FsError::Stale(999_999))
     ));
+}
+
+#[tokio::test]
+async fn the_gate_places_small_contents_where_the_kernel_looks_next() {
+    let fixture = Fixture::new();
+    let content = fixture.reader.add_content(b"small", CHUNK_BYTES);
+    let hex = content.to_string();
+    let gate = fixture.find(ROOT_INO, b"content").await.unwrap();
+    let shard = fixture.find(gate.ino, &hex.as_bytes()[..2]).await.unwrap();
+    let lookup = async || fixture.view.lookup(shard.ino, &hex.as_bytes()[2..]).await;
+    fixture.reader.corrupt(*content.digest());
+    assert!(matches!(lookup().await, Err(FsError::Read(_))));
+    fixture.reader.heal(*content.digest());
+    let valid = Duration::ZERO;
+    assert_eq!(lookup().await.unwrap(), Lookup::Absent { valid });
+    for layer in fixture.view.contents().layers() {
+        let file = layer.join(&hex[..2]).join(&hex[2..]);
+        assert_eq!(std::fs::read(file).unwrap(), b"small");
+    }
+    assert_eq!(fixture.view.inodes_known(), 0);
 }
 
 #[tokio::test]

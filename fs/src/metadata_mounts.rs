@@ -1,0 +1,234 @@
+//! The metadata images that are mounted on this node, each once for all overlays of its tree.
+//!
+//! ```text
+//! images/TREE   the image, and after it the BLAKE3 of all before
+//! mounts/TREE   where it is mounted
+//! ```
+//! An image is checked against its BLAKE3 before each mount, so a file torn by a power loss or
+//! changed by a bad disk is never believed. Nothing else is written down: what is mounted is for the
+//! kernel to say, which also keeps an image alive for as long as an overlay needs it. A mount that
+//! no overlay names any more goes away with a later [`MetadataMounts::sweep`].
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nacre_blobstore::{Clock, Digest, METADATA_IMAGE_BYTES_MAX, TreeId};
+
+use crate::mount::{MountError, Umount, is_metadata, metadata, overlay_options, umount};
+
+/// How long a mount stays that nothing uses: its overlay may be about to be made.
+const UNUSED_GRACE: Duration = Duration::from_secs(60);
+/// Space that images may take on the disk when they are not mounted, in bytes.
+const IMAGES_BYTES_MAX: u64 = 1 << 30;
+
+/// Why a metadata image cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataMountError {
+    /// The disk refused.
+    #[error("{verb} metadata image {path}: {source}")]
+    Io {
+        /// What was to be done.
+        verb: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why it could not be.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+}
+
+/// Mounts metadata images below a folder. Share it behind an `Arc`; all calls block.
+#[derive(Debug)]
+pub struct MetadataMounts {
+    images: PathBuf,
+    mounts: PathBuf,
+    clock: Arc<dyn Clock>,
+    /// When each mount was last asked for. The lock is held while one is made or taken away.
+    used: Mutex<HashMap<TreeId, Duration>>,
+}
+
+impl MetadataMounts {
+    /// Opens or creates the folders. What is mounted there already stays and counts as used now.
+    ///
+    /// # Errors
+    /// [`MetadataMountError::Io`].
+    pub fn open(folder: &Path, clock: Arc<dyn Clock>) -> Result<Self, MetadataMountError> {
+        let (images, mounts) = (folder.join("images"), folder.join("mounts"));
+        for path in [folder, &images, &mounts] {
+            create_folder(path).map_err(failed("create", path))?;
+        }
+        let now = clock.elapsed();
+        let names = names(&mounts).map_err(failed("list", &mounts))?;
+        let used = names.into_iter().map(|tree| (tree, now)).collect();
+        Ok(Self {
+            images,
+            mounts,
+            clock,
+            used: Mutex::new(used),
+        })
+    }
+
+    /// Returns where the image of `tree` is mounted, mounting it first if the disk has it.
+    /// `None` when it has to be [brought](Self::mount).
+    ///
+    /// # Errors
+    /// [`MetadataMountError`] when it is there and cannot be mounted.
+    pub fn mounted(&self, tree: TreeId) -> Result<Option<PathBuf>, MetadataMountError> {
+        let mut used = self.lock();
+        let target = self.mounts.join(tree.to_string());
+        if !is_metadata(&target) {
+            let image = self.images.join(tree.to_string());
+            if !is_right(&image) {
+                return Ok(None);
+            }
+            create_folder(&target).map_err(failed("create", &target))?;
+            metadata(&image, &target)?;
+        }
+        used.insert(tree, self.clock.elapsed());
+        Ok(Some(target))
+    }
+
+    /// Puts the image of `tree` on the disk and mounts it.
+    ///
+    /// # Errors
+    /// [`MetadataMountError`].
+    pub fn mount(&self, tree: TreeId, image: &[u8]) -> Result<PathBuf, MetadataMountError> {
+        let path = self.images.join(tree.to_string());
+        {
+            let _one_writer = self.lock();
+            // A file that is mounted stays: the new one replaces its name only.
+            let staged = self.images.join(format!("{tree}.new"));
+            let write = || {
+                let mut bytes = Vec::from(image);
+                bytes.extend_from_slice(Digest::of(image).as_bytes());
+                fs::write(&staged, bytes)?;
+                rustix::fs::rename(&staged, &path)?;
+                Ok(())
+            };
+            write().map_err(failed("write", &path))?;
+        }
+        let mounted = self.mounted(tree)?;
+        let torn = || io::Error::from(io::ErrorKind::InvalidData);
+        mounted.ok_or_else(|| failed("read back", &path)(torn()))
+    }
+
+    /// Returns how many images are mounted.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Takes away the mounts that no overlay of this mount namespace uses any more, and then the
+    /// oldest images that are not mounted, down to [`IMAGES_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// [`MetadataMountError`] when the folders or the list of mounts cannot be read.
+    pub fn sweep(&self) -> Result<(), MetadataMountError> {
+        let mut used = self.lock();
+        let overlays = overlay_options()?;
+        let now = self.clock.elapsed();
+        used.retain(|tree, last| {
+            let target = self.mounts.join(tree.to_string());
+            // The id alone, as the kernel escapes paths in a way of its own.
+            let id = tree.to_string();
+            let is_named = || overlays.iter().any(|options| options.contains(&id));
+            if now.saturating_sub(*last) < UNUSED_GRACE || is_named() {
+                return true;
+            }
+            if is_metadata(&target)
+                && let Err(error) = umount(&target, Umount::IfIdle)
+            {
+                tracing::debug!(%tree, %error, "keep a metadata mount");
+                return true;
+            }
+            drop(fs::remove_dir(&target));
+            false
+        });
+        self.prune(&used).map_err(failed("prune", &self.images))
+    }
+
+    fn prune(&self, used: &HashMap<TreeId, Duration>) -> io::Result<()> {
+        let mut images = Vec::new();
+        for entry in fs::read_dir(&self.images)? {
+            let entry = entry?;
+            let tree = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            if tree.is_some_and(|tree: TreeId| !used.contains_key(&tree)) {
+                let metadata = entry.metadata()?;
+                images.push((metadata.modified()?, metadata.len(), entry.path()));
+            }
+        }
+        images.sort();
+        let mut bytes: u64 = images.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, len, path) in images {
+            if bytes <= IMAGES_BYTES_MAX {
+                break;
+            }
+            fs::remove_file(path)?;
+            bytes -= len;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TreeId, Duration>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failed<'a>(
+    verb: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> MetadataMountError + 'a {
+    move |source| MetadataMountError::Io {
+        verb,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn create_folder(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created,
+    }
+}
+
+/// Returns the trees that entries of a folder are called after.
+fn names(folder: &Path) -> io::Result<Vec<TreeId>> {
+    let mut trees = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        trees.extend(name.to_str().and_then(|name| name.parse::<TreeId>().ok()));
+    }
+    Ok(trees)
+}
+
+/// Tells whether an image is on the disk and as it was written. One that is not is removed.
+fn is_right(path: &Path) -> bool {
+    let read = || -> io::Result<Option<Vec<u8>>> {
+        let length = fs::metadata(path)?.len();
+        let bounded = length <= (METADATA_IMAGE_BYTES_MAX + Digest::LEN) as u64;
+        bounded.then(|| fs::read(path)).transpose()
+    };
+    let bytes = match read() {
+        Ok(bytes) => bytes.unwrap_or_default(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+        Err(_) => Vec::new(),
+    };
+    let right = bytes
+        .split_last_chunk::<{ Digest::LEN }>()
+        .is_some_and(|(image, digest)| Digest::of(image).as_bytes() == digest);
+    if !right {
+        tracing::warn!(path = %path.display(), "drop a damaged metadata image");
+        drop(fs::remove_file(path));
+    }
+    right
+}
