@@ -4,6 +4,7 @@
 //! the node's disk tier between them and the [`ContentReader`].
 
 mod content_reader;
+pub mod erofs;
 mod error;
 mod fuse;
 mod metadata_mounts;

@@ -21,7 +21,7 @@ mod fixed;
 mod inodes;
 mod listing;
 mod place;
-mod xattr;
+pub(crate) mod xattr;
 
 use std::sync::Arc;
 use std::time::Duration;

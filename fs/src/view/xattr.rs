@@ -12,6 +12,15 @@ use super::place::Flavor;
 const OVERLAY: &[u8] = b"trusted.overlay.";
 const ESCAPED: &[u8] = b"trusted.overlay.overlay.";
 
+/// Returns the name under which a lower layer shows the attribute `name`, in two parts to be
+/// joined; the first is empty when the name needs no escape.
+pub(crate) fn escape(name: &[u8]) -> (&'static [u8], &[u8]) {
+    match name.strip_prefix(OVERLAY) {
+        Some(rest) => (ESCAPED, rest),
+        None => (b"", name),
+    }
+}
+
 /// Returns the value of the attribute shown as `name`.
 pub(crate) fn get<'a>(attributes: &'a Attributes, flavor: Flavor, name: &[u8]) -> Option<&'a [u8]> {
     let unescaped;
@@ -34,13 +43,12 @@ pub(crate) fn get<'a>(attributes: &'a Attributes, flavor: Flavor, name: &[u8]) -
 pub(crate) fn list(attributes: &Attributes, flavor: Flavor) -> Vec<u8> {
     let mut names = Vec::new();
     for xattr in &attributes.xattrs {
-        match (flavor, xattr.name.strip_prefix(OVERLAY)) {
-            (Flavor::Lower, Some(rest)) => {
-                names.extend_from_slice(ESCAPED);
-                names.extend_from_slice(rest);
-            }
-            (Flavor::Lower | Flavor::Plain, _) => names.extend_from_slice(&xattr.name),
-        }
+        let (escape, rest) = match flavor {
+            Flavor::Lower => escape(&xattr.name),
+            Flavor::Plain => (&b""[..], &*xattr.name),
+        };
+        names.extend_from_slice(escape);
+        names.extend_from_slice(rest);
         names.push(0);
     }
     names

@@ -1,0 +1,231 @@
+//! Images as the kernel shows them. These tests mount, so they need root, as `make test` has.
+
+mod delta;
+mod mounted;
+mod random;
+
+use nacre_blobstore::{Attributes, Device, Timestamp, Xattr};
+
+use super::*;
+use crate::Kind;
+use crate::testing::MemoryReader;
+use crate::testing::model::{Model, ModelNode};
+use mounted::{Mounted, assert_fsck_accepts, assert_shows};
+
+const CHUNK_BYTES: usize = 1 << 20;
+
+async fn image_of(model: &Model) -> Result<Vec<u8>, ErofsError> {
+    let reader = MemoryReader::default();
+    let root = model.store(&reader, CHUNK_BYTES);
+    metadata_image(root, &reader).await
+}
+
+async fn assert_round_trip(model: &Model) {
+    let image = image_of(model).await.unwrap();
+    assert_fsck_accepts(&image);
+    assert_shows(&Mounted::erofs(&image).path(), model);
+}
+
+fn with_xattrs(mut node: ModelNode, xattrs: &[(&str, &[u8])]) -> ModelNode {
+    let mut xattrs: Vec<_> = (xattrs.iter())
+        .map(|(name, value)| Xattr {
+            name: name.as_bytes().into(),
+            value: (*value).into(),
+        })
+        .collect();
+    xattrs.sort();
+    node.attributes.xattrs = xattrs;
+    node
+}
+
+fn empty() -> Model {
+    let mut model = Model::default();
+    model.insert("/", ModelNode::directory(0o755));
+    model
+}
+
+/// A root with one node called `x`.
+fn only(node: ModelNode) -> Model {
+    let mut model = empty();
+    model.insert("/x", node);
+    model
+}
+
+/// Everything that an inode can be and have.
+fn varied() -> Model {
+    let mut model = Model::default();
+    let mut root = with_xattrs(
+        ModelNode::directory(0o1777),
+        &[("user.root", b"\0\xff"), ("trusted.overlay.opaque", b"y")],
+    );
+    root.attributes.mtime = Timestamp {
+        seconds: -1,
+        nanoseconds: 999_999_999,
+    };
+    model.insert("/", root);
+    model.insert("/d", ModelNode::directory(0o2750));
+    model.insert("/d/empty", ModelNode::file(0o4755, ""));
+    model.insert("/d/linked", linked());
+    model.insert("/d/sub", ModelNode::directory(0));
+    model.insert("/d/sub/linked too", linked());
+    model.insert("/linked", linked());
+    model.insert("/fifo", ModelNode::new(Kind::Fifo, 0o622, ""));
+    model.insert("/socket", ModelNode::new(Kind::Socket, 0o777, ""));
+    for (name, kind, major, minor) in [
+        ("/null", Kind::CharDevice, 1, 3),
+        ("/sda", Kind::BlockDevice, 8, 0),
+        ("/zero", Kind::BlockDevice, 0, 0),
+        ("/far", Kind::CharDevice, 0xfff, 0xf_ffff),
+    ] {
+        let mut node = ModelNode::new(kind, 0o660, "");
+        node.device = Device { major, minor };
+        model.insert(name, node);
+    }
+    for len in [1, 59, 3968, 3969, 4095] {
+        let node = ModelNode::new(Kind::Symlink, 0o777, vec![b'x'; len]);
+        model.insert(&format!("/symlink-{len}"), node);
+    }
+    for (i, seconds) in (0_u32..).zip([i64::MIN, -(1 << 40), 0, 1 << 33, i64::MAX]) {
+        let mut node = ModelNode::file(0o600, "old");
+        (node.attributes.uid, node.attributes.gid) = (u32::MAX - 1 - i, 70_000 + i);
+        node.attributes.mtime = Timestamp {
+            seconds,
+            nanoseconds: i,
+        };
+        model.insert(&format!("/time-{i}"), node);
+    }
+    model
+}
+
+fn linked() -> ModelNode {
+    let mut node = with_xattrs(ModelNode::file(0o644, "shared"), &[("user.x", b"1")]);
+    node.group = Some(7);
+    node
+}
+
+#[tokio::test]
+async fn every_kind_and_attribute_comes_out_equal() {
+    assert_round_trip(&varied()).await;
+    assert_round_trip(&empty()).await;
+}
+
+#[tokio::test]
+async fn xattrs_of_any_size_come_out_equal() {
+    let mut model = empty();
+    let acl = |tags: &[u8]| {
+        let entry = |tag: &u8| {
+            let id = if *tag == 2 { 1000 } else { u32::MAX };
+            [&[*tag, 0, 5, 0], id.to_le_bytes().as_slice()].concat()
+        };
+        [
+            &[2, 0, 0, 0],
+            tags.iter().flat_map(entry).collect::<Vec<_>>().as_slice(),
+        ]
+        .concat()
+    };
+    let directory = with_xattrs(
+        ModelNode::directory(0o750),
+        &[
+            ("system.posix_acl_access", &acl(&[1, 2, 4, 16, 32])),
+            ("system.posix_acl_default", &acl(&[1, 4, 32])),
+            ("trusted.overlay.overlay.opaque", b"y"),
+            ("trusted.overlay.redirect", b"/elsewhere"),
+            ("trusted.\u{e9}", b""),
+        ],
+    );
+    model.insert("/directory", directory);
+    // A version 2 capability: all of them, effective.
+    let capability = [&[1, 0, 0, 2][..], &[0xff; 8], &[0; 8]].concat();
+    let file = with_xattrs(
+        ModelNode::file(0o755, "x"),
+        &[
+            ("security.capability", &capability),
+            ("security.ima", &[0; 33]),
+        ],
+    );
+    model.insert("/capable", file);
+    for len in [0, 1, 3800, 3900, 4096, 5000, 65_535] {
+        let value: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let long = format!("user.{}", "n".repeat(250));
+        let xattrs = [("user.v", &value[..]), (&long, b"long")];
+        for (kind, bytes) in [(Kind::File, "f"), (Kind::Directory, "")] {
+            let node = with_xattrs(ModelNode::new(kind, 0o700, bytes), &xattrs);
+            model.insert(&format!("/{kind:?}-{len}"), node);
+        }
+        let link = ModelNode::new(Kind::Symlink, 0o777, vec![b't'; 200]);
+        let node = with_xattrs(link, &[("trusted.v", &value)]);
+        model.insert(&format!("/link-{len}"), node);
+    }
+    let names: Vec<_> = (0..900).map(|i| format!("user.{i:04}")).collect();
+    let many: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), &b"some value"[..]))
+        .collect();
+    model.insert("/many", with_xattrs(ModelNode::file(0o600, "m"), &many));
+    assert_round_trip(&model).await;
+}
+
+#[tokio::test]
+async fn large_directories_are_searched_in_the_order_of_bytes() {
+    let mut model = empty();
+    let file = |len: usize| ModelNode::file(0o644, vec![b'x'; len]);
+    for i in 0..3000 {
+        let name = format!("{i:04}{}", "x".repeat(i % 252));
+        model.insert(&name, file(i % 3));
+    }
+    model.insert("/sub", ModelNode::directory(0o755));
+    for i in 0..300 {
+        model.insert(&format!("/sub/{i}"), ModelNode::directory(0o700));
+        model.insert(&format!("/sub/{i}/f"), file(1));
+    }
+    // Around the dots, and every byte that a name can have.
+    for name in ["-", "+", ".!", ".-", "...", "..!", "..a", ".a", " "] {
+        model.insert(name, file(1));
+    }
+    for byte in (1..=u8::MAX).filter(|byte| !b"./".contains(byte)) {
+        model.0.insert(vec![vec![byte]], file(2));
+        model.0.insert(vec![vec![b'a', byte, byte]], file(0));
+    }
+    assert_round_trip(&model).await;
+}
+
+#[tokio::test]
+async fn deep_trees_are_mounted_and_deeper_ones_refused() {
+    let mut model = empty();
+    let mut path = Vec::new();
+    for _ in 0..200 {
+        path.push(b"deep".to_vec());
+        model.0.insert(path.clone(), ModelNode::directory(0o755));
+    }
+    assert_round_trip(&model).await;
+
+    let reader = MemoryReader::default();
+    let attributes = Attributes::default();
+    let mut below = reader.add_tree(Tree::default()).unwrap();
+    for _ in 0..=DIRECTORY_DEPTH_MAX {
+        let entry = nacre_blobstore::Entry {
+            name: b"d"[..].into(),
+            attributes: attributes.clone(),
+            node: Node::Directory(below),
+            hard_link: None,
+        };
+        below = reader.add_tree(Tree::new(vec![entry]).unwrap()).unwrap();
+    }
+    let root = reader
+        .add_tree(Tree::root(attributes, below).unwrap())
+        .unwrap();
+    let error = metadata_image(root, &reader).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("deeper than DIRECTORY_DEPTH_MAX"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn equal_trees_make_equal_images_pinned_for_ever() {
+    let image = image_of(&varied()).await.unwrap();
+    assert_eq!(image, image_of(&varied()).await.unwrap());
+    assert_eq!(blake3::hash(&image).to_hex().as_str(), "80ad6a459e1fa6c411b2a24892ec17cf9866f320455ff5ba57ac974a26e1aaa4");
+}
