@@ -14,8 +14,10 @@ pub enum CrashPoint {
     IndexPutAfter,
     /// All data packs are in the store, no tree is.
     DataFinished,
-    /// All trees are in the store, the record is not.
+    /// All trees are in the store, their metadata image is not.
     TreesFinished,
+    /// The metadata image is in the store, the record is not.
+    MetadataPutAfter,
     /// The record is in the store, no ref names it.
     RecordPutAfter,
     /// The ref is changed; the lease is still held.
@@ -24,12 +26,13 @@ pub enum CrashPoint {
 
 impl CrashPoint {
     /// All points, in the order in which an ingest passes them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PackPutBefore,
         Self::PackPutAfter,
         Self::IndexPutAfter,
         Self::DataFinished,
         Self::TreesFinished,
+        Self::MetadataPutAfter,
         Self::RecordPutAfter,
         Self::RefChanged,
     ];
@@ -42,6 +45,7 @@ impl CrashPoint {
             Self::IndexPutAfter => "index-put-after",
             Self::DataFinished => "data-finished",
             Self::TreesFinished => "trees-finished",
+            Self::MetadataPutAfter => "metadata-put-after",
             Self::RecordPutAfter => "record-put-after",
             Self::RefChanged => "ref-changed",
         }

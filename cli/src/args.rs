@@ -175,10 +175,21 @@ pub(crate) struct Mount {
 pub(crate) enum MountMode {
     /// The fastest that this node can do
     Auto,
-    /// Metadata in the kernel; not in this version
+    /// Names, attributes and what is on the node by the kernel itself
     Kernel,
     /// All through FUSE
     Fuse,
+}
+
+impl MountMode {
+    /// Returns the mode to ask the daemon for.
+    pub(crate) const fn wanted(self) -> Option<nacre_snapshotter::MountMode> {
+        match self {
+            Self::Auto => None,
+            Self::Kernel => Some(nacre_snapshotter::MountMode::Kernel),
+            Self::Fuse => Some(nacre_snapshotter::MountMode::Fuse),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -222,6 +233,9 @@ pub(crate) struct Run {
     /// Network that the sandbox sees
     #[arg(long, value_enum, default_value_t = NetworkKind::None)]
     pub(crate) network: NetworkKind,
+    /// How the root file system is served
+    #[arg(long, value_enum, default_value_t = MountMode::Auto)]
+    pub(crate) mode: MountMode,
     /// Memory limit, such as 512M or 2G
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(crate) memory: Option<u64>,

@@ -1,6 +1,7 @@
 //! `nacre info` and `nacre version`.
 
-use nacre_snapshotter::{Client, ClientError, NodeInfo};
+use nacre_fs::probe_kernel_mode;
+use nacre_snapshotter::{Client, ClientError, KERNEL_MODE_REASON, MountMode, NodeInfo};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -8,7 +9,6 @@ use crate::output::{self, human_bytes};
 use crate::settings::Settings;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-const MODE_REASON: &str = "the portable view is the only mode of this version";
 
 #[derive(Debug, Serialize)]
 struct Info {
@@ -19,8 +19,8 @@ struct Info {
     fuse: bool,
     erofs: bool,
     overlay: bool,
-    mount_mode: &'static str,
-    mount_mode_reason: &'static str,
+    mount_mode: MountMode,
+    mount_mode_reason: String,
     daemon: Option<NodeInfo>,
 }
 
@@ -29,6 +29,10 @@ pub(crate) async fn info(settings: &Settings) -> Result<(), Failure> {
         Ok(info) => Some(info),
         Err(ClientError::NotRunning(_)) => None,
         Err(error) => return Err(Failure::of("reach", "the daemon")(error)),
+    };
+    let (mount_mode, mount_mode_reason) = match &daemon {
+        Some(daemon) => (daemon.mount_mode, daemon.mount_mode_reason.clone()),
+        None => trial(settings),
     };
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let has = |name: &str| {
@@ -47,8 +51,8 @@ pub(crate) async fn info(settings: &Settings) -> Result<(), Failure> {
         fuse: std::path::Path::new("/dev/fuse").exists(),
         erofs: has("erofs"),
         overlay: has("overlay"),
-        mount_mode: "fuse",
-        mount_mode_reason: MODE_REASON,
+        mount_mode,
+        mount_mode_reason,
         daemon,
     };
     if settings.json {
@@ -57,7 +61,11 @@ pub(crate) async fn info(settings: &Settings) -> Result<(), Failure> {
     output::line(&format!("nacre {VERSION}, kernel {}", info.kernel))?;
     output::line(&format!("root    {}", info.root))?;
     output::line(&format!("store   {}", info.store))?;
-    output::line(&format!("mounts  {}: {MODE_REASON}", info.mount_mode))?;
+    let mode = match info.mount_mode {
+        MountMode::Kernel => "kernel",
+        MountMode::Fuse => "fuse",
+    };
+    output::line(&format!("mounts  {mode}: {}", info.mount_mode_reason))?;
     match &info.daemon {
         None => output::line("daemon  not running; it starts when it is needed"),
         Some(daemon) => output::line(&format!(
@@ -67,6 +75,17 @@ pub(crate) async fn info(settings: &Settings) -> Result<(), Failure> {
             daemon.inodes,
             daemon.packs
         )),
+    }
+}
+
+/// Finds out how a daemon of this root would serve trees.
+fn trial(settings: &Settings) -> (MountMode, String) {
+    let scratch = settings.root.join(format!("trial-{}", std::process::id()));
+    let tried = probe_kernel_mode(&scratch);
+    drop(std::fs::remove_dir(&scratch));
+    match tried {
+        Ok(()) => (MountMode::Kernel, KERNEL_MODE_REASON.to_owned()),
+        Err(reason) => (MountMode::Fuse, reason),
     }
 }
 

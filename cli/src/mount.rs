@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use nacre_blobstore::Digest;
 use nacre_fs::mount::{
-    OverlaySpec, Umount as How, UpperDirs, bind, copy_root_attributes, is_mount_point, overlay,
-    umount as unmount,
+    Lower, OverlaySpec, Umount as How, UpperDirs, bind, copy_root_attributes, is_mount_point,
+    overlay, umount as unmount,
 };
 
-use crate::args::{Mount, MountMode, Umount};
-use crate::failure::{BUSY, Failure, NOT_FOUND, USAGE};
+use nacre_snapshotter::MountMode;
+
+use crate::args::{Mount, Umount};
+use crate::failure::{BUSY, Failure, NOT_FOUND};
 use crate::node;
 use crate::output;
 use crate::settings::Settings;
@@ -19,44 +21,35 @@ pub(crate) async fn mount(settings: &Settings, arguments: &Mount) -> Result<(), 
     let target = absolute(&arguments.directory)?;
     let object = format!("{} on {}", arguments.name, target.display());
     let fail = |error: &dyn std::fmt::Display| Failure::new("mount", &object, error);
-    if arguments.mode == MountMode::Kernel {
-        let cause = "this version has no kernel mode";
-        return Err(fail(&cause)
-            .with_code(USAGE)
-            .with_hint("use --mode fuse, or auto"));
-    }
     if is_mount_point(&target).map_err(|error| fail(&error))? {
         return Err(fail(&"something is mounted there").with_code(BUSY));
     }
     let client = node::client(settings).await?;
     let opened = client
-        .open_image(&arguments.name)
+        .open_image(&arguments.name, arguments.mode.wanted())
         .await
         .map_err(Failure::of("mount", &object))?;
-    if arguments.rw {
-        let scratch = scratch(settings, &target);
-        let upper = UpperDirs {
-            upper: scratch.join("upper"),
-            work: scratch.join("work"),
+    if !arguments.rw && opened.mode == MountMode::Fuse {
+        bind(&opened.view, &target, true).map_err(|error| fail(&error))?;
+    } else {
+        let upper = if arguments.rw {
+            let upper = upper(settings, &target, &opened.lower);
+            Some(upper.map_err(|error| fail(&error))?)
+        } else {
+            None
         };
-        for directory in [&upper.upper, &upper.work] {
-            std::fs::create_dir_all(directory).map_err(|error| fail(&error))?;
-        }
-        copy_root_attributes(&opened.lower, &upper.upper).map_err(|error| fail(&error))?;
         let spec = OverlaySpec {
-            lower: vec![opened.lower],
-            upper: Some(upper),
+            lower: opened.lower,
+            upper,
             target,
             options: Vec::new(),
         };
         overlay(&spec).map_err(|error| fail(&error))?;
-    } else {
-        bind(&opened.view, &target, true).map_err(|error| fail(&error))?;
     }
     let seconds = settings.clock.elapsed().saturating_sub(began).as_secs_f64();
     if settings.json {
         let report = serde_json::json!({
-            "mode": "fuse", "image": opened.image, "tree": opened.tree, "seconds": seconds,
+            "mode": opened.mode, "image": opened.image, "tree": opened.tree, "seconds": seconds,
         });
         return output::json(&report);
     }
@@ -83,6 +76,20 @@ pub(crate) fn umount(settings: &Settings, arguments: &Umount) -> Result<(), Fail
         _ if settings.json => output::json(&serde_json::json!({ "unmounted": object })),
         _ => Ok(()),
     }
+}
+
+/// Makes the directories that take the writes to a mount.
+fn upper(settings: &Settings, target: &Path, lower: &Lower) -> std::io::Result<UpperDirs> {
+    let scratch = scratch(settings, target);
+    let dirs = UpperDirs {
+        upper: scratch.join("upper"),
+        work: scratch.join("work"),
+    };
+    for directory in [&dirs.upper, &dirs.work] {
+        std::fs::create_dir_all(directory)?;
+    }
+    copy_root_attributes(lower.top(), &dirs.upper)?;
+    Ok(dirs)
 }
 
 /// Where the writes to a mount go.

@@ -1,4 +1,5 @@
-//! The seam to the tiers above the node: [`ContentReader`].
+//! The seams to the tiers above the node: [`ContentReader`], and [`TreeReader`] for who needs trees
+//! alone.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,20 @@ pub trait ContentReader: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the length in bytes of a content, or `None` when no known pack holds it.
     async fn content_size(&self, content: ContentId) -> Result<Option<u64>, ReadError>;
+}
+
+/// Reads verified trees, from wherever they are.
+#[async_trait::async_trait]
+pub trait TreeReader: Send + Sync {
+    /// Returns a tree. May be cancelled by dropping its future.
+    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError>;
+}
+
+#[async_trait::async_trait]
+impl<T: ContentReader + ?Sized> TreeReader for T {
+    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
+        ContentReader::tree(self, id).await
+    }
 }
 
 #[async_trait::async_trait]

@@ -40,7 +40,7 @@ pub use builder::{DIRECTORY_DEPTH_MAX, ENTRIES_MAX, ImageBuilder, UnwrittenDirec
 pub use entry::{FILE_BYTES_MAX, ImageEntry, ImageInode};
 pub use space::IMAGE_BYTES_MAX;
 
-use crate::ContentReader;
+use crate::TreeReader;
 
 /// Trees read at once.
 const READS_MAX: usize = 16;
@@ -78,7 +78,7 @@ pub enum ErofsError {
 /// [`ErofsError`]; the first found when there are several.
 pub async fn metadata_image(
     root: TreeId,
-    trees: &dyn ContentReader,
+    trees: &(impl TreeReader + ?Sized),
 ) -> Result<Vec<u8>, ErofsError> {
     let root_tree = trees.tree(root).await?;
     let (attributes, top) = root_tree.as_root().ok_or(ErofsError::NotRoot(root))?;

@@ -7,6 +7,7 @@ mod content_reader;
 pub mod erofs;
 mod error;
 mod fuse;
+mod kernel_mode;
 mod metadata_mounts;
 pub mod mount;
 mod node_cache;
@@ -14,9 +15,10 @@ mod node_cache;
 pub mod testing;
 mod view;
 
-pub use content_reader::ContentReader;
+pub use content_reader::{ContentReader, TreeReader};
 pub use error::FsError;
 pub use fuse::{ContentMount, ContentSession, SessionError};
+pub use kernel_mode::probe_kernel_mode;
 pub use metadata_mounts::{MetadataMountError, MetadataMounts};
 pub use node_cache::{
     NodeCache, NodeCacheCheck, NodeCacheError, NodeCacheStats, NodeCacheUsage, Placed,

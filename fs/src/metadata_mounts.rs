@@ -20,8 +20,6 @@ use nacre_blobstore::{Clock, Digest, METADATA_IMAGE_BYTES_MAX, TreeId};
 
 use crate::mount::{MountError, Umount, is_metadata, metadata, overlay_options, umount};
 
-/// How long a mount stays that nothing uses: its overlay may be about to be made.
-const UNUSED_GRACE: Duration = Duration::from_secs(60);
 /// Space that images may take on the disk when they are not mounted, in bytes.
 const IMAGES_BYTES_MAX: u64 = 1 << 30;
 
@@ -55,6 +53,9 @@ pub struct MetadataMounts {
 }
 
 impl MetadataMounts {
+    /// How long a mount stays that nothing uses: its overlay may be about to be made.
+    pub const UNUSED_GRACE: Duration = Duration::from_secs(60);
+
     /// Opens or creates the folders. What is mounted there already stays and counts as used now.
     ///
     /// # Errors
@@ -124,12 +125,12 @@ impl MetadataMounts {
         self.lock().len()
     }
 
-    /// Takes away the mounts that no overlay of this mount namespace uses any more, and then the
-    /// oldest images that are not mounted, down to [`IMAGES_BYTES_MAX`].
+    /// Takes away the mounts that were not asked for within `grace` and that no overlay of this
+    /// mount namespace uses, and then the oldest images that are not mounted, down to 1 GiB.
     ///
     /// # Errors
     /// [`MetadataMountError`] when the folders or the list of mounts cannot be read.
-    pub fn sweep(&self) -> Result<(), MetadataMountError> {
+    pub fn sweep(&self, grace: Duration) -> Result<(), MetadataMountError> {
         let mut used = self.lock();
         let overlays = overlay_options()?;
         let now = self.clock.elapsed();
@@ -138,7 +139,7 @@ impl MetadataMounts {
             // The id alone, as the kernel escapes paths in a way of its own.
             let id = tree.to_string();
             let is_named = || overlays.iter().any(|options| options.contains(&id));
-            if now.saturating_sub(*last) < UNUSED_GRACE || is_named() {
+            if now.saturating_sub(*last) < grace || is_named() {
                 return true;
             }
             if is_metadata(&target)

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nacre_blobstore::Clock;
+use nacre_fs::mount::Lower;
 use rustix::process::Signal;
 
 use crate::error::LaunchError;
@@ -52,8 +53,8 @@ pub struct SandboxInfo {
     pub runtime: RuntimeKind,
     /// Its cgroup, relative to the root of each cgroup hierarchy.
     pub cgroup: String,
-    /// The directory its root file system was made from.
-    pub rootfs_lower: PathBuf,
+    /// The layers its root file system was made from.
+    pub lower: Lower,
     /// The overlay upper directory: what it wrote.
     pub upper: PathBuf,
     /// Where its root file system is mounted on the host.
@@ -132,7 +133,7 @@ impl Launcher {
             created_ms: sandbox.record.created_ms,
             runtime: sandbox.record.runtime,
             cgroup: crate::bundle::cgroups_path(&sandbox.record.container_id),
-            rootfs_lower: sandbox.record.rootfs_lower,
+            lower: sandbox.record.lower,
         })
     }
 

@@ -8,6 +8,7 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
+use nacre_fs::mount::Lower;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::Errno;
 
@@ -18,13 +19,24 @@ const RESOLVE_TRIES_MAX: usize = 16;
 #[derive(Debug)]
 pub(crate) struct RootedDir {
     root: OwnedFd,
+    /// Where the data of its files is, if not in them.
+    lower: Option<Lower>,
 }
 
 impl RootedDir {
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, root, flags, Mode::empty())?;
-        Ok(Self { root })
+        Ok(Self { root, lower: None })
+    }
+
+    /// Opens what an overlay over `lower` has as its root, without mounting one. Sees the topmost
+    /// layer only.
+    pub(crate) fn over(lower: &Lower) -> io::Result<Self> {
+        Ok(Self {
+            lower: Some(lower.clone()),
+            ..Self::open(lower.top())?
+        })
     }
 
     fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
@@ -63,8 +75,12 @@ impl RootedDir {
                 "not a regular file",
             ));
         }
+        let mut file = File::from(fd);
+        if let Some(lower) = &self.lower {
+            file = lower.data_of(file)?;
+        }
         let mut bytes = Vec::new();
-        let length = File::from(fd)
+        let length = file
             .take(limit_bytes.saturating_add(1))
             .read_to_end(&mut bytes)?;
         if u64::try_from(length).is_ok_and(|length| length <= limit_bytes) {

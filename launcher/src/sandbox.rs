@@ -18,7 +18,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use nacre_fs::mount::{self, OverlaySpec, Umount, UpperDirs};
+use nacre_fs::mount::{self, Lower, OverlaySpec, Umount, UpperDirs};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -30,7 +30,7 @@ use crate::spec::{Network, RuntimeKind};
 pub(crate) use init::Init;
 
 /// Version of `sandbox.json`.
-const RECORD_VERSION: u32 = 1;
+const RECORD_VERSION: u32 = 2;
 /// Longest record that is read, in bytes.
 const RECORD_BYTES_MAX: u64 = 4 << 20;
 /// Longest name.
@@ -49,7 +49,7 @@ pub(crate) struct Record {
     pub(crate) runtime: RuntimeKind,
     pub(crate) network: Network,
     pub(crate) stop_signal: i32,
-    pub(crate) rootfs_lower: PathBuf,
+    pub(crate) lower: Lower,
     pub(crate) process: Process,
 }
 
@@ -168,18 +168,22 @@ impl Sandbox {
         )
     }
 
-    /// Mounts the root file system. A second look at a later commit must find whole files in the
-    /// upper directory, hence no metacopy and no redirects.
+    /// Mounts the root file system. Data-only layers bring metacopy and redirects with them; without
+    /// such layers the upper directory holds whole files and directories.
     pub(crate) fn mount_rootfs(&self) -> Result<(), LaunchError> {
-        let options = ["redirect_dir=off", "metacopy=off", "index=off"];
+        let options: &[&str] = if self.record.lower.data.is_empty() {
+            &["redirect_dir=off", "metacopy=off", "index=off"]
+        } else {
+            &["index=off"]
+        };
         mount::overlay(&OverlaySpec {
-            lower: vec![self.record.rootfs_lower.clone()],
+            lower: self.record.lower.clone(),
             upper: Some(UpperDirs {
                 upper: self.dir.join("upper"),
                 work: self.dir.join("work"),
             }),
             target: self.rootfs(),
-            options: options.map(str::to_owned).to_vec(),
+            options: options.iter().map(ToString::to_string).collect(),
         })?;
         Ok(())
     }
@@ -210,7 +214,7 @@ fn fill(
     }
     // The upper directory's own attributes are those of the sandbox's root directory.
     private.mode(0o755).create(staging.join("upper"))?;
-    mount::copy_root_attributes(&record.rootfs_lower, &staging.join("upper"))?;
+    mount::copy_root_attributes(record.lower.top(), &staging.join("upper"))?;
     for (name, bytes) in etc {
         std::fs::write(staging.join("etc").join(name), bytes)?;
     }

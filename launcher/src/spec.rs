@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nacre_fs::mount::Lower;
 use serde::{Deserialize, Serialize};
 
 /// The network a sandbox sees.
@@ -74,8 +75,9 @@ pub struct SandboxSpec {
     pub name: Option<String>,
     /// The name of its image, for [`SandboxInfo`](crate::SandboxInfo) only.
     pub image: String,
-    /// The root file system: a mounted directory that nobody changes while the sandbox exists.
-    pub rootfs_lower: PathBuf,
+    /// The root file system: layers that stay mounted, and whose names nobody changes, while the
+    /// sandbox exists.
+    pub lower: Lower,
     /// The image's process.
     pub defaults: ImageDefaults,
     /// The caller's wishes.

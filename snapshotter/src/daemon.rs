@@ -8,9 +8,10 @@
 mod api;
 mod client;
 mod node;
+mod open;
 mod server;
 
-pub use api::{CacheStats, NodeInfo, OpenedImage, TierCount};
+pub use api::{CacheStats, MountMode, NodeInfo, OpenedImage, TierCount};
 pub use client::{Client, ClientError};
-pub use node::{Node, NodeError, NodeOptions};
+pub use node::{KERNEL_MODE_REASON, Node, NodeError, NodeOptions};
 pub use server::{ServeError, serve};

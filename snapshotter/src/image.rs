@@ -117,6 +117,21 @@ impl Image {
         }
     }
 
+    /// Returns the id of the image that has a name, or of the one that is named by its id. One
+    /// request for a name, none for an id.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub async fn locate(store: &dyn BlobStore, name: &str) -> Result<RecordId, ImageError> {
+        if let Ok(id) = name.parse() {
+            return Ok(id);
+        }
+        match read_ref(store, &image_ref(name)?).await? {
+            Some((target, _)) => Ok(target.record),
+            None => Err(ImageError::NotFound(name.to_owned())),
+        }
+    }
+
     async fn read(
         store: &dyn BlobStore,
         asked: &str,

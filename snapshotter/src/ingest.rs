@@ -6,13 +6,14 @@
 //!  at once as there are threads
 //! ```
 //! Layers are decoded in parallel and merged in order. Nothing is written to disk but the packs.
-//! Order of writes: data packs, tree packs, the record, the ref; a lease is held from before the
+//! Order of writes: data packs, tree packs, the metadata image, the record, the ref; a lease is held from before the
 //! first chunk is relied on until the ref is written. An ingest that ends early leaves packs that
 //! a later one finds by their index and goes on from; what it does not need is garbage.
 
 mod blob_reader;
 mod error;
 mod layer;
+mod metadata;
 mod progress;
 mod trees;
 
@@ -227,6 +228,15 @@ impl Ingest {
         self.writer.crash.reach(CrashPoint::TreesFinished);
         stats.bytes_stored += tree_stats.bytes_stored;
         stats.packs += tree_stats.packs;
+        let mut metadata_images = BTreeMap::new();
+        if let Some(root) = merged.trees.last().copied() {
+            let stored = metadata::store_image(&*self.store, root, merged.staged).await?;
+            if let Some((image, stored_bytes)) = stored {
+                metadata_images.insert(root, image);
+                stats.bytes_stored += stored_bytes;
+            }
+        }
+        self.writer.crash.reach(CrashPoint::MetadataPutAfter);
 
         let (packs, missing) = self.index.packs_of(merged.items)?;
         if let Some(item) = missing.first() {
@@ -247,7 +257,7 @@ impl Ingest {
             kind: RecordKind::Image,
             trees: merged.trees,
             packs,
-            metadata_images: BTreeMap::new(),
+            metadata_images,
             payload: json,
         };
         Ok((record, payload, stats))

@@ -192,7 +192,7 @@ async fn a_node_serves_images_over_its_socket_and_starts_again() {
         );
         assert_eq!(info.packs, run * 2, "the index outlives the process");
 
-        let opened = client.open_image("a").await.unwrap();
+        let opened = client.open_image("a", None).await.unwrap();
         assert_eq!(
             (opened.image, opened.tree),
             (added.id.to_string(), added.tree.to_string())
@@ -203,14 +203,14 @@ async fn a_node_serves_images_over_its_socket_and_starts_again() {
         assert_eq!((stats.corrupt, stats.failed_reads), (0, 0));
 
         for (name, code) in [("none", 10), ("a b", 2)] {
-            let refused = client.open_image(name).await.unwrap_err();
+            let refused = client.open_image(name, None).await.unwrap_err();
             assert!(
                 matches!(refused, ClientError::Refused { code: c, .. } if c == code),
                 "{name}"
             );
         }
         faults.set_partitioned(true);
-        let refused = client.open_image("a").await.unwrap_err();
+        let refused = client.open_image("a", None).await.unwrap_err();
         assert!(
             matches!(refused, ClientError::Refused { code: 1, ref error } if error.contains("injected"))
         );
@@ -220,7 +220,7 @@ async fn a_node_serves_images_over_its_socket_and_starts_again() {
             "cached"
         );
         faults.heal();
-        client.open_image("a").await.unwrap();
+        client.open_image("a", None).await.unwrap();
 
         stop.send(()).unwrap();
         server.await.unwrap().unwrap();

@@ -27,7 +27,7 @@ pub(crate) async fn run(settings: &Settings, arguments: Run) -> Result<u8, Failu
         .await
         .map_err(|failure| failure.with_code(NOT_RUN))?;
     let opened = client
-        .open_image(&image)
+        .open_image(&image, arguments.mode.wanted())
         .await
         .map_err(Failure::of("run", &image))?;
     let spec = spec(arguments, opened)?;
@@ -67,7 +67,7 @@ fn spec(arguments: Run, opened: OpenedImage) -> Result<SandboxSpec, Failure> {
     Ok(SandboxSpec {
         name: arguments.name,
         image: arguments.image,
-        rootfs_lower: opened.lower,
+        lower: opened.lower,
         defaults: ImageDefaults {
             entrypoint: config.entrypoint,
             command: config.cmd,

@@ -227,5 +227,8 @@ async fn deep_trees_are_mounted_and_deeper_ones_refused() {
 async fn equal_trees_make_equal_images_pinned_for_ever() {
     let image = image_of(&varied()).await.unwrap();
     assert_eq!(image, image_of(&varied()).await.unwrap());
-    assert_eq!(blake3::hash(&image).to_hex().as_str(), "80ad6a459e1fa6c411b2a24892ec17cf9866f320455ff5ba57ac974a26e1aaa4");
+    assert_eq!(
+        blake3::hash(&image).to_hex().as_str(),
+        "80ad6a459e1fa6c411b2a24892ec17cf9866f320455ff5ba57ac974a26e1aaa4"
+    );
 }

@@ -76,7 +76,7 @@ fn create_named(
         runtime: spec.runtime,
         network: spec.network,
         stop_signal: parse_signal(&spec.defaults.stop_signal)?,
-        rootfs_lower: spec.rootfs_lower.clone(),
+        lower: spec.lower.clone(),
         process,
     };
     let etc = etc_files(spec.network, &hostname)?;
@@ -106,8 +106,8 @@ fn process(spec: &SandboxSpec, hostname: &str) -> Result<Process, LaunchError> {
         terminal,
         ..
     } = spec;
-    let root = RootedDir::open(&spec.rootfs_lower)
-        .map_err(LaunchError::io("open root file system", &spec.rootfs_lower))?;
+    let root = RootedDir::over(&spec.lower)
+        .map_err(LaunchError::io("open root file system", spec.lower.top()))?;
     let user = user::resolve(&root, overrides.user.as_ref().unwrap_or(&defaults.user))?;
     let env = bundle::build_environment(
         hostname,

@@ -68,7 +68,7 @@ impl Scene {
         SandboxSpec {
             name: None,
             image: "test".to_owned(),
-            rootfs_lower: self.lower(),
+            lower: nacre_fs::mount::Lower::directory(self.lower()),
             defaults: ImageDefaults::default(),
             overrides: ProcessOverrides {
                 command: words(command),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nacre_fs::mount::Lower;
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/images/open`: make an image readable below the mount.
@@ -9,6 +10,18 @@ use serde::{Deserialize, Serialize};
 pub(super) struct OpenRequest {
     /// Name or id.
     pub(super) image: String,
+    /// How it is to be served; without, the kernel's way where that works.
+    pub(super) mode: Option<MountMode>,
+}
+
+/// Who answers for names and attributes of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountMode {
+    /// The kernel, from a metadata image; the daemon only for data that is missing.
+    Kernel,
+    /// The daemon, by FUSE.
+    Fuse,
 }
 
 /// An image that is readable on this node.
@@ -20,11 +33,12 @@ pub struct OpenedImage {
     pub tree: String,
     /// Its OCI config.
     pub config: String,
-    /// Where its tree is, with all its attributes.
+    /// How [`lower`](Self::lower) is served.
+    pub mode: MountMode,
+    /// Where its tree is served by FUSE, with all its attributes.
     pub view: PathBuf,
-    /// The same for use as the lower layer of an overlay: the image's own overlay attributes are
-    /// escaped.
-    pub lower: PathBuf,
+    /// The lower side of an overlay that shows it; the image's own overlay attributes are escaped.
+    pub lower: Lower,
 }
 
 /// `GET /v1/info`: what the daemon is.
@@ -38,6 +52,12 @@ pub struct NodeInfo {
     pub store: String,
     /// Where the content is mounted.
     pub mount: PathBuf,
+    /// How trees are served unless someone wants it otherwise.
+    pub mount_mode: MountMode,
+    /// Why.
+    pub mount_mode_reason: String,
+    /// Metadata images that are mounted.
+    pub metadata_mounts: usize,
     /// Resident memory in bytes.
     pub rss_bytes: u64,
     /// Inodes that the kernel knows of the mount.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api::{CacheStats, NodeInfo, OpenRequest, OpenedImage, Refusal};
+use super::api::{CacheStats, MountMode, NodeInfo, OpenRequest, OpenedImage, Refusal};
 
 /// How long an answer may take; opening an image reads from the store.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
@@ -73,13 +73,18 @@ impl Client {
         self.call(Method::GET, "/v1/cache/stats", &()).await
     }
 
-    /// Makes an image readable below the daemon's mount.
+    /// Makes an image readable, in a mode or, without one, in the best that the node has.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn open_image(&self, image: &str) -> Result<OpenedImage, ClientError> {
+    pub async fn open_image(
+        &self,
+        image: &str,
+        mode: Option<MountMode>,
+    ) -> Result<OpenedImage, ClientError> {
         let request = OpenRequest {
             image: image.to_owned(),
+            mode,
         };
         self.call(Method::POST, "/v1/images/open", &request).await
     }

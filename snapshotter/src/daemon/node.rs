@@ -3,16 +3,28 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nacre_blobstore::{
     BlobStore, CatalogError, ChunkIndex, ChunkSource, Clock, IndexError, Origin, Reader,
-    ReaderOptions, load_packs,
+    ReaderOptions,
 };
-use nacre_fs::{ContentMount, ContentSession, NodeCache, NodeCacheError, SessionError, View};
+use nacre_fs::erofs::ErofsError;
+use nacre_fs::{
+    ContentMount, ContentSession, MetadataMountError, MetadataMounts, NodeCache, NodeCacheError,
+    SessionError, View, probe_kernel_mode,
+};
 use tokio::runtime::Handle;
 
-use super::api::{CacheStats, NodeInfo, OpenedImage, TierCount};
-use crate::image::{Image, ImageError};
+use super::api::{CacheStats, MountMode, NodeInfo, TierCount};
+use super::open::Opening;
+use crate::image::ImageError;
+
+/// Between two looks for metadata mounts that nothing uses any more.
+const SWEEP_PERIOD: Duration = Duration::from_secs(30);
+
+/// Why trees are served by the kernel where they are.
+pub const KERNEL_MODE_REASON: &str = "the kernel serves names, attributes and cached data itself";
 
 /// How to set up a node.
 #[derive(Debug)]
@@ -57,6 +69,15 @@ pub enum NodeError {
     /// The packs of an image cannot be made known.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The metadata of the image cannot be mounted.
+    #[error(transparent)]
+    Metadata(#[from] MetadataMountError),
+    /// The image has no metadata image and none can be built.
+    #[error(transparent)]
+    Erofs(#[from] ErofsError),
+    /// Kernel mode was asked for.
+    #[error("this node has no kernel mode: {0}")]
+    Mode(String),
     /// The image has no file system.
     #[error("image {0:?} has no file system")]
     NoTree(String),
@@ -68,10 +89,11 @@ pub enum NodeError {
 /// A serving node.
 #[derive(Debug)]
 pub struct Node {
-    options: NodeOptions,
-    index: Arc<ChunkIndex>,
-    reader: Arc<Reader>,
-    cache: Arc<NodeCache>,
+    pub(super) options: NodeOptions,
+    pub(super) index: Arc<ChunkIndex>,
+    pub(super) reader: Arc<Reader>,
+    pub(super) cache: Arc<NodeCache>,
+    pub(super) opening: Opening,
     view: Arc<View>,
     session: ContentSession,
 }
@@ -98,41 +120,25 @@ impl Node {
         let cache = NodeCache::open(&cache, Arc::clone(&reader) as _, Arc::clone(&options.clock))?;
         let cache = Arc::new(cache);
         let view = Arc::new(View::new(Arc::clone(&cache)));
+        let metadata = open_metadata(&options)?;
+        if let Ok(mounts) = &metadata {
+            drop(runtime.spawn(sweep(Arc::clone(mounts), Arc::clone(&options.clock))));
+        }
         let session = ContentMount::mount(&mount_point, Arc::clone(&view), runtime)?;
         Ok(Self {
             options,
             index,
             reader,
             cache,
+            opening: Opening::new(metadata),
             view,
             session,
         })
     }
 
-    /// Makes an image readable: what its packs hold is known to the index afterwards. Costs two
-    /// requests for name and record, and one for each pack that no image before had.
-    ///
-    /// # Errors
-    /// [`NodeError::Image`] and [`NodeError::Catalog`].
-    pub async fn open_image(&self, name: &str) -> Result<OpenedImage, NodeError> {
-        let image = Image::find(&*self.options.store, name).await?;
-        let tree = image
-            .tree()
-            .ok_or_else(|| NodeError::NoTree(name.to_owned()))?;
-        load_packs(&self.options.store, &self.index, &image.record.packs).await?;
-        let below = |folder: &str| {
-            self.session
-                .mount_point()
-                .join(folder)
-                .join(tree.to_string())
-        };
-        Ok(OpenedImage {
-            image: image.id.to_string(),
-            tree: tree.to_string(),
-            config: image.payload.config,
-            view: below("trees"),
-            lower: below("lower"),
-        })
+    /// Returns where the content is mounted.
+    pub fn mount_point(&self) -> &Path {
+        self.session.mount_point()
     }
 
     /// Describes the node.
@@ -145,6 +151,15 @@ impl Node {
             pid: std::process::id(),
             store: self.options.store_url.clone(),
             mount: self.session.mount_point().to_owned(),
+            mount_mode: match self.opening.metadata {
+                Ok(_) => MountMode::Kernel,
+                Err(_) => MountMode::Fuse,
+            },
+            mount_mode_reason: match &self.opening.metadata {
+                Ok(_) => KERNEL_MODE_REASON.to_owned(),
+                Err(reason) => reason.clone(),
+            },
+            metadata_mounts: self.opening.metadata.as_ref().map_or(0, |m| m.count()),
             rss_bytes: resident_bytes(),
             inodes: self.view.inodes_known(),
             packs: self.index.packs()?.len(),
@@ -184,11 +199,44 @@ impl Node {
     /// decide.
     pub async fn stop(self) -> Result<(), NodeError> {
         let Self {
-            mut session, cache, ..
+            mut session,
+            cache,
+            opening,
+            ..
         } = self;
+        if let Ok(mounts) = opening.metadata {
+            let swept = tokio::task::spawn_blocking(move || mounts.sweep(Duration::ZERO)).await;
+            swept.map_err(|_| NodeError::Stopped)??;
+        }
         let unmounted = tokio::task::spawn_blocking(move || session.unmount()).await;
         unmounted.map_err(|_| NodeError::Stopped)??;
         Ok(cache.close().await?)
+    }
+}
+
+/// Opens the mounts of metadata, or tells why trees are served by FUSE.
+fn open_metadata(options: &NodeOptions) -> Result<Result<Arc<MetadataMounts>, String>, NodeError> {
+    let folder = options.root.join("erofs");
+    make_private(&folder)?;
+    if let Err(reason) = probe_kernel_mode(&folder.join("trial")) {
+        tracing::info!(reason, "serve trees by FUSE");
+        return Ok(Err(reason));
+    }
+    let mounts = MetadataMounts::open(&folder, Arc::clone(&options.clock))?;
+    Ok(Ok(Arc::new(mounts)))
+}
+
+/// Takes away unused mounts, for as long as the runtime lives.
+async fn sweep(mounts: Arc<MetadataMounts>, clock: Arc<dyn Clock>) {
+    loop {
+        clock.sleep(SWEEP_PERIOD).await;
+        let mounts = Arc::clone(&mounts);
+        let swept = move || mounts.sweep(MetadataMounts::UNUSED_GRACE);
+        match tokio::task::spawn_blocking(swept).await {
+            Ok(Err(error)) => tracing::warn!(%error, "sweep metadata mounts"),
+            Ok(Ok(())) => {}
+            Err(_) => return,
+        }
     }
 }
 

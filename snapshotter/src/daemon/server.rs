@@ -64,7 +64,7 @@ async fn cache_stats(State(node): State<Arc<Node>>) -> Response {
 }
 
 async fn open_image(State(node): State<Arc<Node>>, Json(request): Json<OpenRequest>) -> Response {
-    answer(node.open_image(&request.image).await)
+    answer(node.open_image(&request.image, request.mode).await)
 }
 
 fn answer<T: serde::Serialize>(result: Result<T, NodeError>) -> Response {
@@ -96,7 +96,7 @@ fn class(error: &NodeError) -> (StatusCode, u8) {
     };
     match error {
         NodeError::Image(ImageError::NotFound(_)) => (StatusCode::NOT_FOUND, 10),
-        NodeError::Image(ImageError::Name(_)) => (StatusCode::BAD_REQUEST, 2),
+        NodeError::Image(ImageError::Name(_)) | NodeError::Mode(_) => (StatusCode::BAD_REQUEST, 2),
         NodeError::Image(ImageError::Ref(RefError::Store { source, .. }))
         | NodeError::Image(ImageError::Record {
             source: RecordError::Store(source),

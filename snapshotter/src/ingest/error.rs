@@ -1,9 +1,11 @@
 //! Why an ingest ends early.
 
 use nacre_blobstore::{
-    CatalogError, ChunkListError, IndexError, LeaseError, RefError, RefNameError, StoreError,
-    TreeError, WriteError,
+    CatalogError, ChunkListError, IndexError, LeaseError, MetadataImageError, RefError,
+    RefNameError, StoreError, TreeError, WriteError,
 };
+
+use nacre_fs::erofs::ErofsError;
 
 use crate::layer::LayerError;
 use crate::merge::MergeError;
@@ -63,6 +65,12 @@ pub enum IngestError {
     /// A file cannot be described.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// The trees make no metadata image.
+    #[error(transparent)]
+    Erofs(#[from] ErofsError),
+    /// The metadata image cannot be stored.
+    #[error(transparent)]
+    Metadata(#[from] MetadataImageError),
     /// A content has too many chunks.
     #[error(transparent)]
     ChunkList(#[from] ChunkListError),

@@ -6,6 +6,7 @@ use nacre_blobstore::{ItemKind, ItemStream, TreeId};
 
 use super::IngestError;
 use super::layer::StoredLayer;
+use super::metadata::StagedTrees;
 use crate::image::ImageLayer;
 use crate::merge::MergedTree;
 use crate::oci::OciDigest;
@@ -15,6 +16,7 @@ pub(super) struct Merged {
     pub(super) trees: Vec<TreeId>,
     pub(super) layers: Vec<ImageLayer>,
     pub(super) items: BTreeSet<ItemKind>,
+    pub(super) staged: StagedTrees,
     pub(super) files: u64,
     pub(super) bytes_compressed: u64,
     pub(super) bytes_plain: u64,
@@ -24,6 +26,7 @@ pub(super) struct Merged {
 pub(super) struct TreeStage {
     stream: ItemStream,
     items: HashSet<ItemKind>,
+    staged: StagedTrees,
 }
 
 impl TreeStage {
@@ -32,6 +35,7 @@ impl TreeStage {
         Self {
             stream,
             items: HashSet::new(),
+            staged: StagedTrees::default(),
         }
     }
 
@@ -88,6 +92,7 @@ impl TreeStage {
             trees,
             layers,
             items,
+            staged: self.staged,
             files,
             bytes_compressed,
             bytes_plain,
@@ -95,7 +100,10 @@ impl TreeStage {
     }
 
     fn encode(&mut self, tree: &mut MergedTree) -> Result<TreeId, IngestError> {
-        tree.encode(&mut |id, bytes: &[u8]| self.add(ItemKind::Tree(id), bytes))
+        tree.encode(&mut |id, bytes: &[u8]| {
+            self.staged.insert(id, bytes);
+            self.add(ItemKind::Tree(id), bytes)
+        })
     }
 
     fn add(&mut self, item: ItemKind, bytes: &[u8]) -> Result<(), IngestError> {

@@ -1,0 +1,180 @@
+//! Making images readable on the node.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nacre_blobstore::{RecordId, TreeId, load_packs, read_metadata_image};
+use nacre_fs::erofs::{ErofsError, metadata_image};
+use nacre_fs::mount::Lower;
+use nacre_fs::{MetadataMountError, MetadataMounts};
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::api::{MountMode, OpenedImage};
+use super::node::{Node, NodeError};
+use crate::image::Image;
+
+/// Images whose record is kept in memory; it is immutable, and its name is looked up each time.
+const RECORDS_MAX: usize = 256;
+/// Locks for opening trees, shared by the trees whose id starts alike: who comes second finds
+/// what the first fetched.
+const OPEN_LOCKS: usize = 64;
+
+/// What opening images shares.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// The mounts of metadata, or why trees are served by FUSE.
+    pub(super) metadata: Result<Arc<MetadataMounts>, String>,
+    images: Mutex<HashMap<RecordId, Arc<Image>>>,
+    locks: [AsyncMutex<()>; OPEN_LOCKS],
+}
+
+impl Opening {
+    pub(super) fn new(metadata: Result<Arc<MetadataMounts>, String>) -> Self {
+        Self {
+            metadata,
+            images: Mutex::default(),
+            locks: std::array::from_fn(|_| AsyncMutex::default()),
+        }
+    }
+}
+
+impl Node {
+    /// Makes an image readable: what its packs hold is known to the index afterwards, and with
+    /// [`MountMode::Kernel`] its metadata image is mounted. Costs one request for the name; for the
+    /// first of an image on this node two more, for its record and its metadata, and one for each
+    /// pack that no image before had. With no mode given it is the kernel's where that works.
+    ///
+    /// # Errors
+    /// [`NodeError`]; [`NodeError::Mode`] when the wanted mode is not to be had.
+    pub async fn open_image(
+        &self,
+        name: &str,
+        wanted: Option<MountMode>,
+    ) -> Result<OpenedImage, NodeError> {
+        let image = self.find_image(name).await?;
+        let tree = image
+            .tree()
+            .ok_or_else(|| NodeError::NoTree(name.to_owned()))?;
+        let lock = &self.opening.locks[usize::from(tree.as_bytes()[0]) % OPEN_LOCKS];
+        let turn = lock.lock().await;
+        let packs = load_packs(&self.options.store, &self.index, &image.record.packs);
+        let mounts = match (wanted, &self.opening.metadata) {
+            (Some(MountMode::Fuse), _) => None,
+            (_, Ok(mounts)) => Some(mounts),
+            (None, Err(_)) => None,
+            (Some(MountMode::Kernel), Err(reason)) => return Err(NodeError::Mode(reason.clone())),
+        };
+        let metadata = match mounts {
+            None => {
+                packs.await?;
+                None
+            }
+            Some(mounts) => {
+                let (packs, stored) = tokio::join!(packs, self.mount_stored(mounts, &image, tree));
+                packs?;
+                match stored? {
+                    Some(mounted) => Some(mounted),
+                    None => self.mount_built(mounts, tree, wanted).await?,
+                }
+            }
+        };
+        drop(turn);
+        let below = |folder: &str| self.mount_point().join(folder).join(tree.to_string());
+        let (mode, lower) = match metadata {
+            Some(mounted) => (MountMode::Kernel, self.over_data(mounted)),
+            None => (MountMode::Fuse, Lower::directory(below("lower"))),
+        };
+        Ok(OpenedImage {
+            image: image.id.to_string(),
+            tree: tree.to_string(),
+            config: image.payload.config.clone(),
+            mode,
+            view: below("trees"),
+            lower,
+        })
+    }
+
+    async fn find_image(&self, name: &str) -> Result<Arc<Image>, NodeError> {
+        let images = || {
+            let images = self.opening.images.lock();
+            images.unwrap_or_else(PoisonError::into_inner)
+        };
+        let id = Image::locate(&*self.options.store, name).await?;
+        if let Some(image) = images().get(&id) {
+            return Ok(Arc::clone(image));
+        }
+        let image = Arc::new(Image::find(&*self.options.store, &id.to_string()).await?);
+        let mut images = images();
+        if images.len() >= RECORDS_MAX {
+            images.clear();
+        }
+        images.insert(id, Arc::clone(&image));
+        Ok(image)
+    }
+
+    /// Mounts the metadata image of `tree` that the disk or the store has. `None` where neither has
+    /// a right one.
+    async fn mount_stored(
+        &self,
+        mounts: &Arc<MetadataMounts>,
+        image: &Image,
+        tree: TreeId,
+    ) -> Result<Option<PathBuf>, NodeError> {
+        let here = off_reactor(mounts, move |mounts| mounts.mounted(tree)).await?;
+        if here.is_some() {
+            return Ok(here);
+        }
+        let Some(id) = image.record.metadata_images.get(&tree) else {
+            return Ok(None);
+        };
+        match read_metadata_image(&*self.options.store, tree, *id).await {
+            Ok(bytes) => off_reactor(mounts, move |mounts| mounts.mount(tree, &bytes))
+                .await
+                .map(Some),
+            Err(error) => {
+                tracing::warn!(%tree, %error, "build a metadata image anew");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Builds the metadata image from the tree and mounts it. `None` for a tree that only FUSE can
+    /// serve.
+    async fn mount_built(
+        &self,
+        mounts: &Arc<MetadataMounts>,
+        tree: TreeId,
+        wanted: Option<MountMode>,
+    ) -> Result<Option<PathBuf>, NodeError> {
+        match metadata_image(tree, &*self.reader).await {
+            Ok(bytes) => off_reactor(mounts, move |mounts| mounts.mount(tree, &bytes))
+                .await
+                .map(Some),
+            Err(error @ ErofsError::Unrepresentable { .. }) if wanted.is_none() => {
+                tracing::warn!(%tree, %error, "serve a tree by FUSE");
+                Ok(None)
+            }
+            Err(error) => Err(NodeError::Erofs(error)),
+        }
+    }
+
+    /// Puts the data-only layers of this node below a metadata image.
+    fn over_data(&self, metadata: PathBuf) -> Lower {
+        let [store, arrivals] = self.cache.layers();
+        Lower {
+            layers: vec![metadata],
+            data: vec![store, self.mount_point().join("content"), arrivals],
+        }
+    }
+}
+
+/// Runs what blocks on a thread for it.
+async fn off_reactor<T: Send + 'static>(
+    mounts: &Arc<MetadataMounts>,
+    work: impl FnOnce(&MetadataMounts) -> Result<T, MetadataMountError> + Send + 'static,
+) -> Result<T, NodeError> {
+    let mounts = Arc::clone(mounts);
+    let done = tokio::task::spawn_blocking(move || work(&mounts)).await;
+    Ok(done.map_err(|_| NodeError::Stopped)??)
+}
