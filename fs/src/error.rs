@@ -24,6 +24,9 @@ pub enum FsError {
     /// The inode has no such extended attribute.
     #[error("no such extended attribute")]
     NoXattr,
+    /// No layer has the data of a file.
+    #[error("no layer has the data")]
+    Missing,
     /// The bytes or the tree could not be had from any tier.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -41,7 +44,7 @@ impl FsError {
             Self::IsDirectory => Errno::ISDIR,
             Self::WrongKind => Errno::INVAL,
             Self::NoXattr => Errno::NODATA,
-            Self::Read(_) => Errno::IO,
+            Self::Read(_) | Self::Missing => Errno::IO,
         }
     }
 }

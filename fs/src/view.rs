@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! /content/ab/cdef...   the gate: large contents by id, found by name only
+//! /missing/...          fails with EIO, whatever is asked for
 //! /trees/<tree id>/...  whole trees by the id of their root
 //! /lower/<tree id>/...  the same as a lower layer: trusted.overlay.* xattrs are escaped
 //! ```
@@ -12,7 +13,9 @@
 //! The gate is a data-only layer of overlayfs, which asks it for what the store has not. A small
 //! content is fetched and placed in the layer after the gate before the lookup is answered with
 //! "not here": from there on it is a file of the local disk like any other. Only what is larger
-//! than a chunk, or what the disk does not take, is a file of the gate.
+//! than a chunk, or what the disk does not take, is a file of the gate. overlayfs takes an error of
+//! one data-only layer for "not here" and goes on; `/missing` is the last of them, so that a file
+//! whose data cannot be had fails with `EIO` and does not look as if it did not exist.
 //!
 //! An unreadable subtree makes the operations inside it fail, not those on its siblings.
 
@@ -120,6 +123,7 @@ impl View {
         tokio::task::yield_now().await;
         let text = str::from_utf8(name).unwrap_or_default();
         let found = match parent {
+            Fixed::Missing => return Err(FsError::Missing),
             Fixed::Root | Fixed::Content => {
                 return Ok(Lookup::Absent {
                     valid: IMMUTABLE_VALID,

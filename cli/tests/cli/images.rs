@@ -62,7 +62,13 @@ fn check_against(node: &Node, layers: &[Vec<u8>], except: &Exceptions) {
         "packing changes the tree: {trees:?}"
     );
 
-    for (mode, flags) in [("view", &[][..]), ("writable", &["--rw"])] {
+    let modes = [
+        ("view", &["--mode", "fuse"][..]),
+        ("writable-view", &["--mode", "fuse", "--rw"]),
+        ("kernel", &["--mode", "kernel"]),
+        ("writable-kernel", &["--mode", "kernel", "--rw"]),
+    ];
+    for (mode, flags) in modes {
         let target = node.empty(mode);
         let target = target.to_str().unwrap();
         node.ok(&[&["mount", "plain", target], flags].concat());

@@ -59,10 +59,16 @@ fn packs(scene: &Scene, folder: &str) -> Vec<PathBuf> {
     scene.objects(folder).into_iter().map(path).collect()
 }
 
-/// Reads every file from a node without a cache. Returns those that could not be read; all others
-/// must be right.
+/// Reads every file from nodes without a cache, in both modes of mounting. Returns those that
+/// could not be read, which must be the same; all others must be right.
 fn unreadable(scene: &Scene, files: &Files) -> BTreeSet<String> {
-    let mounted = scene.mount("reader", "a").unwrap();
+    let [kernel, fuse] = ["kernel", "fuse"].map(|mode| unreadable_in(scene, mode, files));
+    assert_eq!(kernel, fuse);
+    kernel
+}
+
+fn unreadable_in(scene: &Scene, mode: &str, files: &Files) -> BTreeSet<String> {
+    let mounted = scene.mount(mode, mode, "a").unwrap();
     let mut failed = BTreeSet::new();
     for (path, expected) in files {
         match std::fs::read(mounted.at.join(path)) {
@@ -218,7 +224,7 @@ fn a_damaged_tree_hides_and_never_misleads() {
     let pack = packs(&scene, "trees").remove(0);
     flip(&pack, std::iter::once(40));
     let failed = scene
-        .mount("reader", "a")
+        .mount("reader", "fuse", "a")
         .map(|mounted| compare(&mounted.at, "", &files));
     assert_ne!(failed, Some(0), "something cannot be read");
     let (output, report) = scene.output("checker", &["store", "fsck"]);

@@ -95,7 +95,7 @@ fn goes_on(scene: &Scene, files: &Files, what: &str) -> Value {
         (0, 0, 0),
         "{what}"
     );
-    let mounted = scene.mount("reader", "a").unwrap();
+    let mounted = scene.mount("reader", "auto", "a").unwrap();
     for (path, bytes) in files {
         assert!(
             std::fs::read(mounted.at.join(path)).unwrap() == *bytes,

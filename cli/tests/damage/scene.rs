@@ -162,7 +162,7 @@ impl Scene {
     }
 
     /// Mounts an image from a node that has nothing yet; `None` when that is refused.
-    pub(crate) fn mount(&self, root: &str, name: &str) -> Option<Mounted> {
+    pub(crate) fn mount(&self, root: &str, mode: &str, name: &str) -> Option<Mounted> {
         let mut daemon = self
             .command(root, &["daemon"])
             .stderr(Stdio::null())
@@ -179,7 +179,10 @@ impl Scene {
         let at = self.path(&format!("{root}-mount"));
         std::fs::create_dir(&at).unwrap();
         let mounted = Mounted { at, daemon };
-        let (output, _) = self.output(root, &["mount", name, mounted.at.to_str().unwrap()]);
+        let (output, _) = self.output(
+            root,
+            &["mount", "--mode", mode, name, mounted.at.to_str().unwrap()],
+        );
         output.status.success().then_some(mounted)
     }
 }

@@ -10,6 +10,7 @@ pub const ROOT_INO: u64 = 1;
 const CONTENT_INO: u64 = 2;
 const TREES_INO: u64 = 3;
 const LOWER_INO: u64 = 4;
+const MISSING_INO: u64 = 5;
 /// Inode number of `/content/00`; the other 255 follow.
 const SHARDS_INO: u64 = 256;
 const SHARDS: u64 = 256;
@@ -25,6 +26,8 @@ pub(crate) enum Fixed {
     Shard(u8),
     /// `/trees` or `/lower`.
     Trees(Flavor),
+    /// `/missing`.
+    Missing,
 }
 
 impl Fixed {
@@ -34,6 +37,7 @@ impl Fixed {
             CONTENT_INO => Some(Self::Content),
             TREES_INO => Some(Self::Trees(Flavor::Plain)),
             LOWER_INO => Some(Self::Trees(Flavor::Lower)),
+            MISSING_INO => Some(Self::Missing),
             _ => u8::try_from(ino.checked_sub(SHARDS_INO)?)
                 .ok()
                 .map(Self::Shard),
@@ -46,18 +50,19 @@ impl Fixed {
             Self::Content => CONTENT_INO,
             Self::Trees(Flavor::Plain) => TREES_INO,
             Self::Trees(Flavor::Lower) => LOWER_INO,
+            Self::Missing => MISSING_INO,
             Self::Shard(byte) => SHARDS_INO + u64::from(byte),
         }
     }
 
     pub(crate) fn attr(self) -> Attr {
-        let subdirectories = if self == Self::Root { 3 } else { 0 };
+        let subdirectories = if self == Self::Root { 4 } else { 0 };
         Attr::of_fixed_directory(self.ino(), subdirectories)
     }
 
     pub(crate) fn parent(self) -> Self {
         match self {
-            Self::Root | Self::Content | Self::Trees(_) => Self::Root,
+            Self::Root | Self::Content | Self::Trees(_) | Self::Missing => Self::Root,
             Self::Shard(_) => Self::Content,
         }
     }
@@ -68,8 +73,9 @@ impl Fixed {
             (Self::Root, b"content") => Some(Self::Content),
             (Self::Root, b"trees") => Some(Self::Trees(Flavor::Plain)),
             (Self::Root, b"lower") => Some(Self::Trees(Flavor::Lower)),
+            (Self::Root, b"missing") => Some(Self::Missing),
             (Self::Content, _) => shard(name).map(Self::Shard),
-            (Self::Root | Self::Shard(_) | Self::Trees(_), _) => None,
+            (Self::Root | Self::Shard(_) | Self::Trees(_) | Self::Missing, _) => None,
         }
     }
 
@@ -80,9 +86,10 @@ impl Fixed {
             Self::Root => vec![
                 ("content", Self::Content),
                 ("lower", Self::Trees(Flavor::Lower)),
+                ("missing", Self::Missing),
                 ("trees", Self::Trees(Flavor::Plain)),
             ],
-            Self::Content | Self::Shard(_) | Self::Trees(_) => Vec::new(),
+            Self::Content | Self::Shard(_) | Self::Trees(_) | Self::Missing => Vec::new(),
         }
     }
 }

@@ -496,7 +496,7 @@ async fn only_ids_of_known_roots_and_contents_are_found_and_misses_are_not_kept(
             "{name}"
         );
     }
-    assert_eq!(fixture.list(ROOT_INO, 2).await.len(), 5);
+    assert_eq!(fixture.list(ROOT_INO, 2).await.len(), 6);
     assert_eq!(fixture.list(folder.ino, 2).await.len(), 2);
     assert!(matches!(
         fixture.view.getattr(999_999).await,

@@ -164,7 +164,12 @@ impl Node {
         let [store, arrivals] = self.cache.layers();
         Lower {
             layers: vec![metadata],
-            data: vec![store, self.mount_point().join("content"), arrivals],
+            data: vec![
+                store,
+                self.mount_point().join("content"),
+                arrivals,
+                self.mount_point().join("missing"),
+            ],
         }
     }
 }
