@@ -38,7 +38,9 @@ impl Lower {
 
     /// Returns the topmost layer, whose root has the attributes of the root of the overlay.
     pub fn top(&self) -> &Path {
-        self.layers.first().map_or(Path::new(""), PathBuf::as_path)
+        self.layers
+            .first()
+            .map_or_else(|| Path::new(""), PathBuf::as_path)
     }
 
     /// Returns the bytes of a file that was opened in one of the layers: the file itself, or the

@@ -52,5 +52,5 @@ fn through_loop(image: &Path, target: &Path) -> Result<(), MountError> {
 
 /// Tells whether a metadata image is mounted at `target`.
 pub fn is_metadata(target: &Path) -> bool {
-    statfs(target).is_ok_and(|found| i64::from(found.f_type) == EROFS_MAGIC)
+    statfs(target).is_ok_and(|found| found.f_type == EROFS_MAGIC)
 }
