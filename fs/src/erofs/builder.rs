@@ -15,7 +15,7 @@ use super::xattr::{METACOPY, OPAQUE, REDIRECT, XattrBody, redirect};
 use super::{ErofsError, Reason};
 
 /// Most names in an image, `.` and `..` not counted.
-pub const ENTRIES_MAX: usize = 4 << 20;
+pub const ENTRIES_MAX: usize = 2 << 20;
 /// Most directories on the way from the root to an entry: no path of 4,096 bytes goes deeper.
 pub const DIRECTORY_DEPTH_MAX: u32 = 2048;
 

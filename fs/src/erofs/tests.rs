@@ -10,7 +10,7 @@ use super::*;
 use crate::Kind;
 use crate::testing::MemoryReader;
 use crate::testing::model::{Model, ModelNode};
-use mounted::{Mounted, assert_fsck_accepts, assert_shows};
+use mounted::{Mounted, Stack, assert_fsck_accepts, assert_shows, write_contents};
 
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -20,10 +20,16 @@ async fn image_of(model: &Model) -> Result<Vec<u8>, ErofsError> {
     metadata_image(root, &reader).await
 }
 
+/// Checks the image of a model alone and under an overlay.
 async fn assert_round_trip(model: &Model) {
     let image = image_of(model).await.unwrap();
     assert_fsck_accepts(&image);
-    assert_shows(&Mounted::erofs(&image).path(), model);
+    let mounted = Mounted::erofs(&image);
+    assert_shows(&mounted.path(), model, Stack::Image);
+    let contents = tempfile::tempdir().unwrap();
+    write_contents(contents.path(), model);
+    let overlay = Mounted::overlay(&[&mounted], contents.path());
+    assert_shows(&overlay.path(), model, Stack::Overlay);
 }
 
 fn with_xattrs(mut node: ModelNode, xattrs: &[(&str, &[u8])]) -> ModelNode {
@@ -41,13 +47,6 @@ fn with_xattrs(mut node: ModelNode, xattrs: &[(&str, &[u8])]) -> ModelNode {
 fn empty() -> Model {
     let mut model = Model::default();
     model.insert("/", ModelNode::directory(0o755));
-    model
-}
-
-/// A root with one node called `x`.
-fn only(node: ModelNode) -> Model {
-    let mut model = empty();
-    model.insert("/x", node);
     model
 }
 
@@ -230,5 +229,142 @@ async fn equal_trees_make_equal_images_pinned_for_ever() {
     assert_eq!(
         blake3::hash(&image).to_hex().as_str(),
         "80ad6a459e1fa6c411b2a24892ec17cf9866f320455ff5ba57ac974a26e1aaa4"
+    );
+}
+
+async fn refusal(model: &Model) -> String {
+    match image_of(model).await.unwrap_err() {
+        ErofsError::Unrepresentable { path, reason } => format!("{}: {reason}", path.display()),
+        other => other.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn what_no_image_can_hold_is_refused_by_its_path() {
+    let xattr =
+        |name: &str, len: usize| with_xattrs(ModelNode::file(0o644, "x"), &[(name, &vec![1; len])]);
+    let char_device = |major, minor| {
+        let device = Device { major, minor };
+        ModelNode {
+            device,
+            ..ModelNode::new(Kind::CharDevice, 0o600, "")
+        }
+    };
+    let mut unowned = ModelNode::directory(0o755);
+    unowned.attributes.uid = u32::MAX;
+    let long_name = format!("trusted.overlay.{}", "n".repeat(239));
+    let names: Vec<_> = (0..5).map(|i| format!("user.{i}")).collect();
+    let too_much: Vec<_> = names
+        .iter()
+        .map(|n| (n.as_str(), &[0; 65_000][..]))
+        .collect();
+    let too_much = with_xattrs(ModelNode::file(0o644, ""), &too_much);
+    for (node, reason) in [
+        (
+            xattr("user.v", 65_536),
+            "an xattr value of more than 65,535 bytes",
+        ),
+        (
+            xattr("system.nfs4_acl", 1),
+            "an xattr outside the namespaces of EROFS",
+        ),
+        (xattr("user.", 1), "an xattr with an empty name"),
+        (
+            xattr("system.posix_acl_access", 5),
+            "a POSIX ACL that the kernel cannot parse",
+        ),
+        (
+            xattr(&long_name, 1),
+            "an xattr name that is too long once it is escaped",
+        ),
+        (too_much, "more than 262,148 bytes of xattrs"),
+        (
+            char_device(0, 0),
+            "a character device 0:0, which overlayfs takes for a whiteout",
+        ),
+        (
+            char_device(4096, 0),
+            "a device number that Linux does not have",
+        ),
+        (
+            char_device(0, 1 << 20),
+            "a device number that Linux does not have",
+        ),
+        (unowned, "an owner that Linux does not have"),
+    ] {
+        let mut model = empty();
+        model.insert("/dir", ModelNode::directory(0o755));
+        model.insert("/dir/x", node);
+        assert_eq!(refusal(&model).await, format!("/dir/x: {reason}"));
+    }
+    let mut model = empty();
+    model.insert("/", xattr("other", 1));
+    model.0.get_mut(&Vec::new()).unwrap().kind = Kind::Directory;
+    assert_eq!(
+        refusal(&model).await,
+        "/: an xattr outside the namespaces of EROFS"
+    );
+    let mut model = empty();
+    model.insert("/a", linked());
+    model.insert(
+        "/b",
+        ModelNode {
+            bytes: b"other".to_vec(),
+            ..linked()
+        },
+    );
+    let reason = "names of one hard-link group differ in attributes or kind";
+    assert_eq!(refusal(&model).await, format!("/b: {reason}"));
+}
+
+#[tokio::test]
+async fn trees_that_are_no_roots_or_cannot_be_read_are_errors() {
+    let reader = MemoryReader::default();
+    let model = varied();
+    let root = model.store(&reader, CHUNK_BYTES);
+    let directory = model.subtree("/d");
+    let not_root = metadata_image(directory, &reader).await.unwrap_err();
+    assert!(matches!(not_root, ErofsError::NotRoot(id) if id == directory));
+    // A root where a directory should be.
+    let twice = reader
+        .add_tree(Tree::root(Attributes::default(), root).unwrap())
+        .unwrap();
+    let nested = metadata_image(twice, &reader).await.unwrap_err();
+    assert!(
+        matches!(nested, ErofsError::Unrepresentable { .. }),
+        "{nested}"
+    );
+    reader.corrupt(*directory.digest());
+    let unread = metadata_image(root, &reader).await.unwrap_err();
+    assert!(matches!(
+        unread,
+        ErofsError::Read(ReadError::Corrupt { .. })
+    ));
+}
+
+/// Some hundred bytes of trees that describe 2^40 directories.
+#[tokio::test]
+async fn a_tree_that_doubles_at_each_level_is_refused_before_memory_ends() {
+    let reader = MemoryReader::default();
+    let attributes = Attributes::default();
+    let mut below = reader.add_tree(Tree::default()).unwrap();
+    for _ in 0..40 {
+        let entry = |name: &[u8; 1]| nacre_blobstore::Entry {
+            name: name[..].into(),
+            attributes: attributes.clone(),
+            node: Node::Directory(below),
+            hard_link: None,
+        };
+        below = reader
+            .add_tree(Tree::new(vec![entry(b"a"), entry(b"b")]).unwrap())
+            .unwrap();
+    }
+    let root = reader
+        .add_tree(Tree::root(attributes, below).unwrap())
+        .unwrap();
+    let error = metadata_image(root, &reader).await.unwrap_err();
+    assert!(
+        error.to_string().ends_with("more entries than ENTRIES_MAX"),
+        "{error}"
     );
 }

@@ -31,14 +31,14 @@ impl Mounted {
         Self::at(folder, &file, "erofs", "")
     }
 
-    /// Mounts an overlay.
-    pub(super) fn overlay(options: &str) -> Self {
-        Self::at(
-            tempfile::tempdir().unwrap(),
-            Path::new("overlay"),
-            "overlay",
-            options,
-        )
+    /// Mounts an overlay of the given layers, topmost first, over a data-only layer.
+    pub(super) fn overlay(layers: &[&Self], contents: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = layers.iter().map(|layer| layer.path());
+        let paths: Vec<_> = paths.map(|p| p.to_str().unwrap().to_owned()).collect();
+        let (paths, contents) = (paths.join(":"), contents.to_str().unwrap());
+        let options = format!("lowerdir={paths}::{contents},metacopy=on");
+        Self::at(folder, Path::new("overlay"), "overlay", &options)
     }
 
     fn at(folder: tempfile::TempDir, source: &Path, kind: &str, options: &str) -> Self {
@@ -57,7 +57,18 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        drop(unmount(self.path(), UnmountFlags::DETACH));
+        // A test that fails shall not fail once more here.
+        unmount(self.path(), UnmountFlags::DETACH).unwrap_or_default();
+    }
+}
+
+/// Writes the files of a model by content, as a data-only layer has them.
+pub(super) fn write_contents(folder: &Path, model: &Model) {
+    for node in model.0.values().filter(|node| node.kind == Kind::File) {
+        let content = blake3::hash(&node.bytes).to_hex();
+        let shard = folder.join(&content[..2]);
+        fs::create_dir_all(&shard).unwrap();
+        fs::write(shard.join(&content[2..]), &node.bytes).unwrap();
     }
 }
 
@@ -93,22 +104,44 @@ pub(super) fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     names.map(read).collect()
 }
 
-/// Checks that an image mounted at `root` shows a model, with zeros in its files.
-pub(super) fn assert_shows(root: &Path, model: &Model) {
+/// What is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stack {
+    /// One image: files read as zeros, and all extended attributes are as stored.
+    Image,
+    /// An overlay of images and contents. It has its own numbers of inodes, and of subdirectories
+    /// none.
+    Overlay,
+}
+
+/// Checks that what is mounted at `root` shows a model.
+pub(super) fn assert_shows(root: &Path, model: &Model, stack: Stack) {
     let mut inodes = HashMap::new();
     for (path, node) in &model.0 {
         let at = place(root, path);
-        let ino = compare_inode(&at, model, path, node);
-        // Names of one group share a number, all others have their own.
-        let owner = node.group.map_or_else(|| Err(path), Ok);
-        assert_eq!(inodes.entry(ino).or_insert(owner), &owner, "{at:?}");
-        compare_xattrs(&at, node);
+        let found = compare_inode(&at, node);
+        compare_xattrs(&at, node, stack);
+        if stack == Stack::Image || node.kind != Kind::Directory {
+            assert_eq!(found.nlink(), nlink(model, path, node), "{at:?}");
+        }
+        if stack == Stack::Image {
+            // Names of one group share a number, all others have their own; 0 is none.
+            let owner = node.group.map_or_else(|| Err(path), Ok);
+            assert_eq!(inodes.entry(found.ino()).or_insert(owner), &owner);
+            assert_ne!(found.ino(), 0);
+        }
         match node.kind {
             Kind::Symlink => {
                 let target = fs::read_link(&at).unwrap().into_os_string().into_vec();
                 assert_eq!(target, node.bytes, "{at:?}");
             }
-            Kind::File => assert_eq!(fs::read(&at).unwrap(), vec![0; node.bytes.len()], "{at:?}"),
+            Kind::File => {
+                let bytes = fs::read(&at).unwrap();
+                match stack {
+                    Stack::Image => assert_eq!(bytes, vec![0; node.bytes.len()], "{at:?}"),
+                    Stack::Overlay => assert_eq!(bytes, node.bytes, "{at:?}"),
+                }
+            }
             Kind::Directory => {
                 let missing = fs::symlink_metadata(at.join("no-such-name")).unwrap_err();
                 assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
@@ -116,6 +149,10 @@ pub(super) fn assert_shows(root: &Path, model: &Model) {
             _ => {}
         }
     }
+    compare_listings(root, model);
+}
+
+fn compare_listings(root: &Path, model: &Model) {
     let mut children: BTreeMap<&[Vec<u8>], BTreeSet<_>> = BTreeMap::new();
     for (path, node) in &model.0 {
         if node.kind == Kind::Directory {
@@ -144,8 +181,7 @@ fn place(root: &Path, path: &[Vec<u8>]) -> PathBuf {
     names.fold(root.to_owned(), |at, name| at.join(name))
 }
 
-/// Returns the inode's number.
-fn compare_inode(at: &Path, model: &Model, path: &ModelPath, node: &ModelNode) -> u64 {
+fn compare_inode(at: &Path, node: &ModelNode) -> fs::Metadata {
     let found = fs::symlink_metadata(at).unwrap();
     let wanted = &node.attributes;
     assert_eq!(kind_of(found.file_type()), node.kind, "{at:?}");
@@ -158,11 +194,6 @@ fn compare_inode(at: &Path, model: &Model, path: &ModelPath, node: &ModelNode) -
     let mtime = (found.mtime(), found.mtime_nsec());
     let nanoseconds = i64::from(wanted.mtime.nanoseconds);
     assert_eq!(mtime, (wanted.mtime.seconds, nanoseconds), "{at:?}");
-    let nlink = match (node.kind, node.group) {
-        (Kind::Directory, _) | (_, Some(_)) => model.nlink(path),
-        (_, None) => 1,
-    };
-    assert_eq!(found.nlink(), u64::from(nlink), "{at:?}");
     if node.kind != Kind::Directory {
         assert_eq!(found.size(), node.bytes.len() as u64, "{at:?}");
     }
@@ -172,20 +203,27 @@ fn compare_inode(at: &Path, model: &Model, path: &ModelPath, node: &ModelNode) -
     };
     let found_rdev = (libc::major(found.rdev()), libc::minor(found.rdev()));
     assert_eq!(found_rdev, rdev, "{at:?}");
-    assert_ne!(found.ino(), 0);
-    found.ino()
+    found
 }
 
-fn compare_xattrs(at: &Path, node: &ModelNode) {
+fn nlink(model: &Model, path: &ModelPath, node: &ModelNode) -> u64 {
+    match (node.kind, node.group) {
+        // Of a single name without a search.
+        (Kind::Directory, _) | (_, Some(_)) => u64::from(model.nlink(path)),
+        (_, None) => 1,
+    }
+}
+
+fn compare_xattrs(at: &Path, node: &ModelNode, stack: Stack) {
     let mut expected = BTreeMap::new();
     for xattr in &node.attributes.xattrs {
         let name = match xattr.name.strip_prefix(b"trusted.overlay.") {
-            Some(rest) => [b"trusted.overlay.overlay.", rest].concat(),
-            None => xattr.name.to_vec(),
+            Some(rest) if stack == Stack::Image => [b"trusted.overlay.overlay.", rest].concat(),
+            _ => xattr.name.to_vec(),
         };
         expected.insert(name, xattr.value.to_vec());
     }
-    if node.kind == Kind::File && !node.bytes.is_empty() {
+    if stack == Stack::Image && node.kind == Kind::File && !node.bytes.is_empty() {
         let content = blake3::hash(&node.bytes).to_hex();
         let redirect = format!("/{}/{}", &content[..2], &content[2..]);
         expected.insert(b"trusted.overlay.metacopy".to_vec(), Vec::new());
