@@ -17,6 +17,9 @@
 //! what is needed is used: blocks of 4 KiB, 64-byte inodes, flat directories and symlinks, one
 //! chunk that is a hole per file, a checksum of the superblock.
 //!
+//! A delta is an image of changes, with whiteouts and opaque directories, for [`ImageBuilder`] to
+//! write. Not every image can lie below one: see [`takes_delta`].
+//!
 //! The crate `composefs` writes such images too, and is not used for three reasons: it escapes
 //! opaque attributes, which images of snapshots need; it puts attributes into a shared area, and
 //! reading that area of an image on ext4 without a loop device raised a kernel warning (in
@@ -97,6 +100,17 @@ pub async fn metadata_image(
         }
     }
     Ok(image.finish())
+}
+
+/// Tells whether a delta may be stacked over the image whose root directory holds `names`.
+///
+/// overlayfs looks for the data of a delta's file in the images below it before it does in the
+/// data-only layers, by the same path. A directory `/ab` there would make it give up the search
+/// for each content whose id begins so (`EIO`), and a file in it by the rest of an id would be
+/// taken for the content. Where this is `false`, mount the image of the merged tree instead.
+pub fn takes_delta<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> bool {
+    let is_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    !(names.into_iter()).any(|name| name.len() == 2 && name.iter().all(is_hex))
 }
 
 fn write_listing(

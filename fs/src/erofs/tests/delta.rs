@@ -7,7 +7,9 @@ use nacre_blobstore::{Attributes, ContentId, Digest};
 use super::mounted::{Mounted, Stack, assert_fsck_accepts, assert_shows, write_contents};
 use super::{empty, image_of, linked, varied, with_xattrs};
 use crate::Kind;
-use crate::erofs::{ErofsError, ImageBuilder, ImageEntry, ImageInode, UnwrittenDirectory};
+use crate::erofs::{
+    ErofsError, ImageBuilder, ImageEntry, ImageInode, UnwrittenDirectory, takes_delta,
+};
 use crate::testing::model::{Model, ModelNode, ModelPath};
 
 /// Writes what turns `base` into `target` as an image; directories at which `is_opaque` holds are
@@ -147,6 +149,42 @@ async fn whiteouts_and_opaque_directories_hide_and_the_rest_shows_through() {
     target.insert("/to-directory/f", file("a directory now"));
     target.insert("/sda", file(""));
     assert_stacks(&base, &target, |path| *path == Model::path("/opaque")).await;
+}
+
+#[test]
+fn images_with_names_like_those_of_contents_take_no_delta() {
+    let takes = |names: &[&'static str]| takes_delta(names.iter().map(|name| name.as_bytes()));
+    assert!(takes(&["a", "abc", "AB", "ag", "usr", "a-"]));
+    for name in ["ab", "00", "9f"] {
+        assert!(!takes(&["usr", name]));
+    }
+}
+
+/// Why [`takes_delta`] is needed; fails on a kernel that looks into data-only layers alone.
+#[tokio::test]
+async fn overlayfs_takes_what_is_below_a_delta_for_its_content() {
+    let base_of = |path: &str| {
+        let mut base = empty();
+        base.insert(&path[..3], ModelNode::directory(0o755));
+        base.insert(path, ModelNode::file(0o644, "wrong"));
+        base
+    };
+    let mut target = empty();
+    target.insert("/f", ModelNode::file(0o644, "right"));
+    let content = target.content("/f").to_string();
+    let shard = format!("/{}/other", &content[..2]);
+    let same = format!("/{}/{}", &content[..2], &content[2..]);
+    for (path, expected) in [(shard, None), (same, Some("wrong"))] {
+        let base = base_of(&path);
+        let upper = Mounted::erofs(&delta(&empty(), &target, |_| false).unwrap());
+        let lower = Mounted::erofs(&image_of(&base).await.unwrap());
+        let contents = tempfile::tempdir().unwrap();
+        write_contents(contents.path(), &base);
+        write_contents(contents.path(), &target);
+        let overlay = Mounted::overlay(&[&upper, &lower], contents.path());
+        let read = std::fs::read_to_string(overlay.path().join("f"));
+        assert_eq!(read.ok().as_deref(), expected, "{path}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use proptest::sample::{Index, select};
 use super::assert_round_trip;
 use super::delta::assert_stacks;
 use crate::Kind;
+use crate::erofs::takes_delta;
 use crate::testing::model::{Model, ModelNode, ModelPath, pseudo_random};
 
 /// Most steps that build one tree.
@@ -158,6 +159,7 @@ proptest! {
 
     #[test]
     fn a_stacked_delta_equals_its_target(base in model(), target in model(), opaque in any::<u64>()) {
+        prop_assume!(takes_delta(base.children(&[]).map(|(name, _)| name)));
         let is_opaque = |path: &ModelPath| {
             let len: usize = path.iter().map(Vec::len).sum();
             opaque >> (len % 64) & 1 == 1
