@@ -297,9 +297,12 @@ async fn what_no_image_can_hold_is_refused_by_its_path() {
         model.insert("/dir/x", node);
         assert_eq!(refusal(&model).await, format!("/dir/x: {reason}"));
     }
+}
+
+#[tokio::test]
+async fn a_root_and_a_group_that_are_wrong_are_refused_by_their_path() {
     let mut model = empty();
-    model.insert("/", xattr("other", 1));
-    model.0.get_mut(&Vec::new()).unwrap().kind = Kind::Directory;
+    model.insert("/", with_xattrs(ModelNode::directory(0), &[("other", b"")]));
     assert_eq!(
         refusal(&model).await,
         "/: an xattr outside the namespaces of EROFS"

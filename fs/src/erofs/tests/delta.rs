@@ -29,7 +29,7 @@ pub(super) fn delta(
         let base = base.filter(is_merged);
         for (name, _) in base.iter().flat_map(|base| base.children(&path)) {
             let child = [path.as_slice(), &[name.to_vec()]].concat();
-            if target.0.get(&child).is_none() {
+            if !target.0.contains_key(&child) {
                 entries.insert(name, entry(name, &attributes, ImageInode::Whiteout));
             }
         }
