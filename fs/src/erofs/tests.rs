@@ -1,6 +1,7 @@
 //! Images as the kernel shows them. These tests mount, so they need root, as `make test` has.
 
 mod delta;
+mod hostile;
 mod mounted;
 mod random;
 
