@@ -18,6 +18,11 @@ use subject::Subject;
 /// Rounds that count, unless told otherwise.
 const ROUNDS: usize = 7;
 
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program with a report"
+)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (mut rounds, mut json, mut svg) = (ROUNDS, None, None);
@@ -30,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "--json" => json = arguments.next(),
             "--svg" => svg = arguments.next(),
             // Runs a command many times in a mount: this program again, as its own child.
-            "--spawn" => return operations::spawn_here(arguments.collect()),
+            "--spawn" => return operations::spawn_here(&arguments.collect::<Vec<_>>()),
             _ => {
                 let (label, directory) = argument.split_once('=').ok_or("LABEL=DIR is wanted")?;
                 mounts.push((label.to_owned(), directory.into()));

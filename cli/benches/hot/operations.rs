@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,9 +13,10 @@ use memmap2::Mmap;
 use crate::subject::Subject;
 
 const BUFFER_BYTES: usize = 1 << 20;
-const PAGE_BYTES: u64 = 4096;
+const PAGE_BYTES: usize = 4096;
 const RANDOM_READS: usize = 100_000;
-const FAULTS: usize = 50_000;
+const MAPPINGS: usize = 500;
+const FAULTS_PER_MAPPING: usize = 64;
 const MISSES_PER_DIRECTORY: usize = 4;
 const EXECS: usize = 200;
 const PYTHONS: usize = 4;
@@ -76,6 +77,11 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     },
 ];
 
+#[expect(clippy::disallowed_methods, reason = "the one clock of the benchmark")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// Returns how often a second something was done `times` times since `start`.
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
 fn rate(times: usize, start: Instant) -> f64 {
@@ -83,7 +89,7 @@ fn rate(times: usize, start: Instant) -> f64 {
 }
 
 fn walk(root: &Path, _: &Subject) -> io::Result<f64> {
-    let start = Instant::now();
+    let start = now();
     let mut seen = 0;
     let mut pending = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {
@@ -106,7 +112,7 @@ fn miss(root: &Path, subject: &Subject) -> io::Result<f64> {
             (0..MISSES_PER_DIRECTORY).map(move |i| root.join(d).join(format!("none-{i}")))
         })
         .collect();
-    let start = Instant::now();
+    let start = now();
     let missing = paths
         .iter()
         .filter(|path| fs::symlink_metadata(path).is_err());
@@ -117,7 +123,7 @@ fn miss(root: &Path, subject: &Subject) -> io::Result<f64> {
 fn small(root: &Path, subject: &Subject) -> io::Result<f64> {
     let paths: Vec<_> = subject.small.iter().map(|path| root.join(path)).collect();
     let mut buffer = vec![0; 1 << 16];
-    let start = Instant::now();
+    let start = now();
     for path in &paths {
         let mut file = File::open(path)?;
         while file.read(&mut buffer)? > 0 {}
@@ -132,7 +138,7 @@ fn open_large(root: &Path, subject: &Subject) -> io::Result<f64> {
         .iter()
         .map(|(path, _)| root.join(path))
         .collect();
-    let start = Instant::now();
+    let start = now();
     for _ in 0..TIMES {
         for path in &paths {
             drop(File::open(path)?);
@@ -144,7 +150,7 @@ fn open_large(root: &Path, subject: &Subject) -> io::Result<f64> {
 fn sequential(root: &Path, subject: &Subject) -> io::Result<f64> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut bytes = 0;
-    let start = Instant::now();
+    let start = now();
     for (path, _) in &subject.large {
         let mut file = File::open(root.join(path))?;
         loop {
@@ -164,7 +170,7 @@ fn pages(file_bytes: u64) -> impl Iterator<Item = u64> {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % (file_bytes / PAGE_BYTES) * PAGE_BYTES
+        (state >> 33) % (file_bytes / PAGE_BYTES as u64) * PAGE_BYTES as u64
     })
 }
 
@@ -175,8 +181,8 @@ fn largest<'a>(root: &Path, subject: &'a Subject) -> io::Result<(File, u64)> {
 
 fn random(root: &Path, subject: &Subject) -> io::Result<f64> {
     let (file, bytes) = largest(root, subject)?;
-    let mut page = [0; PAGE_BYTES as usize];
-    let start = Instant::now();
+    let mut page = [0; PAGE_BYTES];
+    let start = now();
     for offset in pages(bytes).take(RANDOM_READS) {
         file.read_exact_at(&mut page, offset)?;
     }
@@ -185,18 +191,20 @@ fn random(root: &Path, subject: &Subject) -> io::Result<f64> {
 
 fn faults(root: &Path, subject: &Subject) -> io::Result<f64> {
     let (file, bytes) = largest(root, subject)?;
-    let start = Instant::now();
-    #[expect(unsafe_code, reason = "nobody changes the file while it is mapped")]
-    let mapping = unsafe { Mmap::map(&file)? };
-    #[cfg(unix)]
-    mapping.advise(memmap2::Advice::Random)?;
+    let mut pages = pages(bytes);
     let mut sum = 0_u64;
-    for offset in pages(bytes).take(FAULTS) {
-        let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        sum = sum.wrapping_add(u64::from(mapping[offset]));
+    let start = now();
+    for _ in 0..MAPPINGS {
+        #[expect(unsafe_code, reason = "there is no safe way to map a file")]
+        // SAFETY: nobody changes a file of an image while it is mapped.
+        let mapping = unsafe { Mmap::map(&file)? };
+        for offset in pages.by_ref().take(FAULTS_PER_MAPPING) {
+            let offset = usize::try_from(offset).map_err(io::Error::other)?;
+            sum = sum.wrapping_add(u64::from(mapping[offset]));
+        }
     }
     black_box(sum);
-    Ok(rate(FAULTS, start))
+    Ok(rate(MAPPINGS * FAULTS_PER_MAPPING, start))
 }
 
 fn exec(root: &Path, _: &Subject) -> io::Result<f64> {
@@ -222,24 +230,25 @@ fn spawn(root: &Path, times: usize, command: &[&str]) -> io::Result<f64> {
 
 /// Changes into a mount as its root, starts a command so many times, one after the other, and
 /// prints the rate.
-pub(crate) fn spawn_here(arguments: Vec<String>) -> Result<(), Box<dyn std::error::Error>> {
-    let [root, times, program, arguments @ ..] = &arguments[..] else {
+pub(crate) fn spawn_here(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+    let [root, times, program, arguments @ ..] = arguments else {
         return Err("DIR, TIMES and a command are wanted".into());
     };
+    // The mount has no devices.
+    let null = File::open("/dev/null")?;
     rustix::process::chroot(root.as_str())?;
     std::env::set_current_dir("/")?;
     let times: usize = times.parse()?;
-    let start = Instant::now();
+    let start = now();
     for _ in 0..times {
         let status = Command::new(program)
             .args(arguments)
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .stdin(Stdio::null())
+            .stdin(null.try_clone()?)
             .status()?;
         if !status.success() {
             return Err(format!("{program} ended with {status}").into());
         }
     }
-    println!("{}", rate(times, start));
-    Ok(())
+    Ok(writeln!(io::stdout(), "{}", rate(times, start))?)
 }

@@ -1,9 +1,15 @@
 //! Medians, as a table, as JSON and as a picture.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Arguments, Write as _};
 
 use crate::operations::{OPERATIONS, Operation};
+
+/// Appends to a text.
+fn add(text: &mut String, arguments: Arguments<'_>) {
+    text.write_fmt(arguments)
+        .expect("a String takes everything");
+}
 
 /// Rates by operation and mount.
 pub(crate) struct Report {
@@ -45,7 +51,10 @@ impl Report {
         let first = self.median(operation, 0);
         let mut line = format!("| {} | {first:.0} {} |", operation.name, operation.unit);
         for mount in 1..self.labels.len() {
-            let _ = write!(line, " {:.2} |", self.ratio(operation, mount));
+            add(
+                &mut line,
+                format_args!(" {:.2} |", self.ratio(operation, mount)),
+            );
         }
         line
     }
@@ -53,12 +62,12 @@ impl Report {
     pub(crate) fn markdown(&self) -> String {
         let mut text = String::from("| operation |");
         for label in &self.labels {
-            let _ = write!(text, " {label} |");
+            add(&mut text, format_args!(" {label} |"));
         }
         text.push_str("\n|---|");
         text.push_str(&"---|".repeat(self.labels.len()));
         for operation in OPERATIONS {
-            let _ = write!(text, "\n{}", self.line(operation));
+            add(&mut text, format_args!("\n{}", self.line(operation)));
         }
         text.push('\n');
         text
@@ -96,30 +105,36 @@ impl Report {
             let top = group * number as f64 + 40.0;
             let middle = top + group / 2.0 - 3.0;
             let name = operation.name;
-            let _ = writeln!(
-                svg,
-                "<text x=\"{}\" y=\"{middle}\" text-anchor=\"end\">{name}</text>",
-                LEFT - 8.0
+            add(
+                &mut svg,
+                format_args!(
+                    "<text x=\"{}\" y=\"{middle}\" text-anchor=\"end\">{name}</text>",
+                    LEFT - 8.0
+                ),
             );
             for mount in 1..=bars {
                 let ratio = self.ratio(operation, mount);
                 let (y, width) = (top + BAR * (mount - 1) as f64, (ratio * SCALE).min(430.0));
                 let colour = COLOURS[(mount - 1) % COLOURS.len()];
-                let _ = writeln!(
-                    svg,
-                    "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\" fill=\"{colour}\"/>\
+                add(
+                    &mut svg,
+                    format_args!(
+                        "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\" fill=\"{colour}\"/>\
                      <text x=\"{:.1}\" y=\"{}\" font-size=\"10\">{ratio:.2}</text>",
-                    BAR - 2.0,
-                    LEFT + width + 4.0,
-                    y + BAR - 3.0
+                        BAR - 2.0,
+                        LEFT + width + 4.0,
+                        y + BAR - 3.0
+                    ),
                 );
             }
         }
         let one = LEFT + SCALE;
-        let _ = writeln!(
-            svg,
-            "<line x1=\"{one}\" y1=\"34\" x2=\"{one}\" y2=\"{}\" stroke=\"black\" stroke-dasharray=\"3\"/>",
-            height - 20.0
+        add(
+            &mut svg,
+            format_args!(
+                "<line x1=\"{one}\" y1=\"34\" x2=\"{one}\" y2=\"{}\" stroke=\"black\" stroke-dasharray=\"3\"/>",
+                height - 20.0
+            ),
         );
         let mut x = LEFT;
         for (number, label) in self.labels.iter().enumerate() {
@@ -128,9 +143,9 @@ impl Report {
             } else {
                 COLOURS[(number - 1) % COLOURS.len()]
             };
-            let _ = writeln!(
-                svg,
-                "<text x=\"{x}\" y=\"20\" fill=\"{colour}\">{label}</text>"
+            add(
+                &mut svg,
+                format_args!("<text x=\"{x}\" y=\"20\" fill=\"{colour}\">{label}</text>"),
             );
             x += 16.0 + 7.0 * label.len() as f64;
         }

@@ -13,3 +13,4 @@ mod run;
 mod stores;
 mod tar;
 mod tidy;
+mod writes;
