@@ -46,7 +46,7 @@ pub use index::{ChunkIndex, IndexError, Location};
 pub use lease::{LEASE_TTL, Lease, LeaseError, LeaseRecord};
 pub use metadata_image::{
     METADATA_IMAGE_BYTES_MAX, MetadataImageError, decode_metadata_image, encode_metadata_image,
-    read_metadata_image,
+    fetch_metadata_image,
 };
 pub use pack::{Item, ItemKind, PackIndex, PackIndexError, PackKind, PackName};
 pub use publish::{is_staging, publish, publish_new, reap_staging, sync_directory};

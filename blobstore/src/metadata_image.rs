@@ -7,6 +7,8 @@
 //! envelope "META": tree id | plain length uvarint | zstd frame bytes
 //! ```
 
+use bytes::Bytes;
+
 use crate::envelope::{self, EnvelopeError, OVERHEAD_BYTES};
 use crate::frame::{FrameError, ZSTD_LEVEL};
 use crate::wire::{Put, Truncated, Wire};
@@ -19,7 +21,7 @@ pub(crate) const METADATA_FOLDER: &str = "metadata";
 /// What zstd may add to bytes that it cannot compress, and the body's own fields.
 const STORED_BYTES_MAX: usize = METADATA_IMAGE_BYTES_MAX + (METADATA_IMAGE_BYTES_MAX >> 8);
 
-/// Why a metadata image cannot be written or read.
+/// Why a metadata image is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataImageError {
     /// The envelope is damaged or of a later version.
@@ -39,9 +41,6 @@ pub enum MetadataImageError {
     /// The body is not in the format.
     #[error("malformed metadata image: {0}")]
     Malformed(String),
-    /// The store failed.
-    #[error("metadata image: {0}")]
-    Store(#[from] StoreError),
 }
 
 impl From<Truncated> for MetadataImageError {
@@ -116,18 +115,18 @@ pub fn decode_metadata_image(
     Ok(plain)
 }
 
-/// Reads the metadata image `id` of `tree` from a store, in one request.
+/// Fetches the bytes of a metadata image from a store, in one request, for
+/// [`decode_metadata_image`] to check.
 ///
 /// # Errors
-/// [`MetadataImageError`]; [`StoreError::NotFound`] inside when it is not there.
-pub async fn read_metadata_image(
+/// [`StoreError::NotFound`] when it is not there; others of the store.
+pub async fn fetch_metadata_image(
     store: &dyn BlobStore,
-    tree: TreeId,
     id: MetadataImageId,
-) -> Result<Vec<u8>, MetadataImageError> {
+) -> Result<Bytes, StoreError> {
     let limit_bytes = (STORED_BYTES_MAX + OVERHEAD_BYTES) as u64;
     let (bytes, _) = store.get(&id.key(), limit_bytes).await?;
-    decode_metadata_image(tree, id, &bytes)
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -89,35 +89,31 @@ impl MetadataMounts {
             if !is_right(&image) {
                 return Ok(None);
             }
-            create_folder(&target).map_err(failed("create", &target))?;
-            metadata(&image, &target)?;
+            mount_at(&image, &target)?;
         }
         used.insert(tree, self.clock.elapsed());
         Ok(Some(target))
     }
 
-    /// Puts the image of `tree` on the disk and mounts it.
+    /// Puts the image of `tree` on the disk and mounts it, unless it is mounted.
     ///
     /// # Errors
     /// [`MetadataMountError`].
     pub fn mount(&self, tree: TreeId, image: &[u8]) -> Result<PathBuf, MetadataMountError> {
-        let path = self.images.join(tree.to_string());
-        {
-            let _one_writer = self.lock();
-            // A file that is mounted stays: the new one replaces its name only.
-            let staged = self.images.join(format!("{tree}.new"));
+        let mut used = self.lock();
+        let target = self.mounts.join(tree.to_string());
+        if !is_metadata(&target) {
+            let path = self.images.join(tree.to_string());
             let write = || {
-                let mut bytes = Vec::from(image);
-                bytes.extend_from_slice(Digest::of(image).as_bytes());
-                fs::write(&staged, bytes)?;
-                rustix::fs::rename(&staged, &path)?;
-                Ok(())
+                let mut file = fs::File::create(&path)?;
+                file.write_all(image)?;
+                file.write_all(Digest::of(image).as_bytes())
             };
             write().map_err(failed("write", &path))?;
+            mount_at(&path, &target)?;
         }
-        let mounted = self.mounted(tree)?;
-        let torn = || io::Error::from(io::ErrorKind::InvalidData);
-        mounted.ok_or_else(|| failed("read back", &path)(torn()))
+        used.insert(tree, self.clock.elapsed());
+        Ok(target)
     }
 
     /// Returns how many images are mounted.
@@ -200,6 +196,11 @@ fn create_folder(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         created => created,
     }
+}
+
+fn mount_at(image: &Path, target: &Path) -> Result<(), MetadataMountError> {
+    create_folder(target).map_err(failed("create", target))?;
+    Ok(metadata(image, target)?)
 }
 
 /// Returns the trees that entries of a folder are called after.

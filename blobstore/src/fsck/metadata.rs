@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::{FsckError, FsckReport, find_stray};
 use crate::metadata_image::METADATA_FOLDER;
 use crate::{
-    BlobStore, MetadataImageError, MetadataImageId, Record, RecordId, StoreError,
-    read_metadata_image,
+    BlobStore, MetadataImageId, Record, RecordId, StoreError, decode_metadata_image,
+    fetch_metadata_image,
 };
 
 /// Checks that the metadata images which records name are there, and right with `read_data`.
@@ -24,23 +24,20 @@ pub(super) async fn check(
         .map(|(tree, image)| (*image, *tree))
         .collect();
     for (image, tree) in &named {
-        let checked = if read_data {
-            let read = read_metadata_image(&**store, *tree, *image).await;
-            read.map(drop)
+        let found = if read_data {
+            let fetched = fetch_metadata_image(&**store, *image).await;
+            fetched.map(|bytes| decode_metadata_image(*tree, *image, &bytes).err())
         } else {
-            let size = store.size(&image.key()).await;
-            size.map(drop).map_err(MetadataImageError::Store)
+            store.size(&image.key()).await.map(|_| None)
         };
-        match checked {
-            Ok(()) => {}
-            Err(MetadataImageError::Store(StoreError::NotFound(_))) => report
-                .problems
-                .push(format!("{}: needed by a record and not there", image.key())),
-            Err(MetadataImageError::Store(error)) if error.is_retryable() => {
-                return Err(error.into());
-            }
-            Err(error) => report.problems.push(format!("{}: {error}", image.key())),
-        }
+        let problem = match found {
+            Ok(None) => continue,
+            Ok(Some(damage)) => damage.to_string(),
+            Err(StoreError::NotFound(_)) => "needed by a record and not there".to_owned(),
+            Err(error) if error.is_retryable() => return Err(error.into()),
+            Err(error) => error.to_string(),
+        };
+        report.problems.push(format!("{}: {problem}", image.key()));
     }
     let kept: BTreeSet<MetadataImageId> = named.into_iter().map(|(image, _)| image).collect();
     find_stray(store, METADATA_FOLDER, &kept, report).await

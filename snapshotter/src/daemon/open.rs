@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nacre_blobstore::{RecordId, TreeId, load_packs, read_metadata_image};
+use nacre_blobstore::{RecordId, TreeId, decode_metadata_image, fetch_metadata_image, load_packs};
 use nacre_fs::erofs::{ErofsError, metadata_image};
 use nacre_fs::mount::Lower;
 use nacre_fs::{MetadataMountError, MetadataMounts};
@@ -128,15 +128,25 @@ impl Node {
         let Some(id) = image.record.metadata_images.get(&tree) else {
             return Ok(None);
         };
-        match read_metadata_image(&*self.options.store, tree, *id).await {
-            Ok(bytes) => off_reactor(mounts, move |mounts| mounts.mount(tree, &bytes))
-                .await
-                .map(Some),
+        let id = *id;
+        let bytes = match fetch_metadata_image(&*self.options.store, id).await {
+            Ok(bytes) => bytes,
             Err(error) => {
                 tracing::warn!(%tree, %error, "build a metadata image anew");
-                Ok(None)
+                return Ok(None);
             }
-        }
+        };
+        // Checking and decompressing takes longer than mounting.
+        off_reactor(mounts, move |mounts| {
+            match decode_metadata_image(tree, id, &bytes) {
+                Ok(image) => mounts.mount(tree, &image).map(Some),
+                Err(error) => {
+                    tracing::warn!(%tree, %error, "build a metadata image anew");
+                    Ok(None)
+                }
+            }
+        })
+        .await
     }
 
     /// Builds the metadata image from the tree and mounts it. `None` for a tree that only FUSE can

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# bench-mounts.sh [ROUNDS]: hot mounts of one image side by side, the time of a mount, and memory.
+#
+#   native   ext4 under overlayfs, unpacked
+#   kernel   kernel mode, the contents on the node before
+#   gate     kernel mode, the contents fetched by this very mount
+#   fuse     the portable view
+#
+# IMAGE is anything that `nacre image add` takes and has python3. Needs root, and disk below TMPDIR for the
+# image twice and its store. Writes OUT/hot.md, OUT/hot.json, OUT/hot.svg and OUT/mounts.md.
+set -euo pipefail
+rounds=${1:-7}
+image=${IMAGE:?what to add, such as oci:DIR:TAG}
+out=${OUT:-$(dirname "$0")/../target/bench}
+nacre=$(realpath "${NACRE:-$(dirname "$0")/../target/release/nacre}")
+hot=$(realpath "${HOT:?the benchmark hot, as cargo build --bench hot makes it}")
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/nacre-bench.XXXXXX")
+mkdir -p "$out"
+
+finish() {
+  umount -q "$work"/mount/* || true
+  for root in "$work"/root-*; do NACRE_ROOT=$root stop_daemon; done
+  rm -rf --one-file-system "$work"
+}
+. "$(dirname "$0")/daemon.sh"
+trap finish EXIT
+on() { local root=$1; shift; "$nacre" --root "$work/root-$root" --store "file://$work/store${DELAY:-}" "$@"; }
+read_all() { find "$1" -type f -print0 | xargs -0 cat > /dev/null; }
+
+on node image add "$image" --name image > /dev/null
+mkdir -p "$work"/mount/{native,kernel,gate,fuse} "$work"/native/{upper,work,lower}
+on node mount image "$work/mount/kernel" > /dev/null
+cp -a "$work/mount/kernel/." "$work/native/lower"
+umount "$work/mount/kernel"
+mount -t overlay overlay -o "lowerdir=$work/native/lower,upperdir=$work/native/upper,workdir=$work/native/work" \
+  "$work/mount/native"
+on node mount --mode kernel --rw image "$work/mount/kernel" > /dev/null
+on node mount --mode fuse --rw image "$work/mount/fuse" > /dev/null
+on other mount --mode kernel --rw image "$work/mount/gate" > /dev/null
+read_all "$work/mount/gate"
+"$hot" --rounds "$rounds" --json "$out/hot.json" --svg "$out/hot.svg" \
+  native="$work/mount/native" kernel="$work/mount/kernel" gate="$work/mount/gate" fuse="$work/mount/fuse" |
+  tee "$out/hot.md"
+umount "$work"/mount/{native,kernel,gate,fuse}
+
+# The time of mounts, as the command reports it, and memory.
+milliseconds() { jq -s 'map(.seconds * 1e5 | round / 100) | sort | .[length / 2 | floor]'; }
+again=$(for _ in $(seq 21); do
+  on node --json mount image "$work/mount/kernel"
+  umount "$work/mount/kernel"
+done | milliseconds)
+first=$(for i in $(seq 5); do
+  DELAY='?delay_ms=20' on "first-$i" info > /dev/null
+  DELAY='?delay_ms=20' on "first-$i" --json mount image "$work/mount/kernel"
+  umount "$work/mount/kernel"
+done | milliseconds)
+{
+  echo "| mount | ms, median |"
+  echo "|---|---|"
+  echo "| again on the same node | $again |"
+  echo "| first on a node, 20 ms for every request to the store | $first |"
+} | tee "$out/mounts.md"
