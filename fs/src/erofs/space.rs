@@ -58,8 +58,8 @@ impl Space {
 
     /// Refuses to grow beyond the limit.
     fn check(&self, more: usize) -> Result<(), Reason> {
-        // The superblock, and the end of the last block of inodes.
-        let fixed = 2 * BLOCK_BYTES;
+        // The superblock, and what follows the last inode.
+        let fixed = 3 * BLOCK_BYTES;
         let parts = [
             self.blocks.len(),
             self.inodes.len(),
@@ -128,8 +128,9 @@ impl Space {
 
     /// Puts the image together.
     pub(super) fn finish(mut self, uuid: [u8; 16], root_nid: u16) -> Vec<u8> {
-        let whole_blocks = self.inodes.len().next_multiple_of(BLOCK_BYTES);
-        self.inodes.resize(whole_blocks, 0);
+        // erofs-utils 1.5 looks at what follows each inode, even where nothing needs to.
+        let end = self.inodes.len() + SLOT_BYTES;
+        self.inodes.resize(end.next_multiple_of(BLOCK_BYTES), 0);
         let inodes_start = BLOCK_BYTES + self.blocks.len();
         let bytes = inodes_start + self.inodes.len();
         let superblock = Superblock {

@@ -189,6 +189,17 @@ async fn large_directories_are_searched_in_the_order_of_bytes() {
     assert_round_trip(&model).await;
 }
 
+/// Inodes that end anywhere in the last block, with nothing behind them.
+#[tokio::test]
+async fn images_may_end_after_any_inode() {
+    let mut model = empty();
+    for i in 0..130 {
+        model.insert(&format!("/{i}"), ModelNode::new(Kind::Fifo, 0o600, ""));
+        assert_fsck_accepts(&image_of(&model).await.unwrap());
+    }
+    assert_round_trip(&model).await;
+}
+
 #[tokio::test]
 async fn deep_trees_are_mounted_and_deeper_ones_refused() {
     let mut model = empty();

@@ -52,7 +52,7 @@ fn rarely<T: std::fmt::Debug + Clone>(
     right: impl Strategy<Value = T>,
     any: impl Strategy<Value = T>,
 ) -> impl Strategy<Value = T> {
-    prop_oneof![60 => right, 1 => any]
+    prop_oneof![200 => right, 1 => any]
 }
 
 fn any_bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
