@@ -61,8 +61,11 @@ impl MetadataMounts {
     /// # Errors
     /// [`MetadataMountError::Io`].
     pub fn open(folder: &Path, clock: Arc<dyn Clock>) -> Result<Self, MetadataMountError> {
+        create_folder(folder).map_err(failed("create", folder))?;
+        // As overlays of this folder will be shown.
+        let folder = &folder.canonicalize().map_err(failed("find", folder))?;
         let (images, mounts) = (folder.join("images"), folder.join("mounts"));
-        for path in [folder, &images, &mounts] {
+        for path in [&images, &mounts] {
             create_folder(path).map_err(failed("create", path))?;
         }
         let now = clock.elapsed();
@@ -132,9 +135,8 @@ impl MetadataMounts {
         let now = self.clock.elapsed();
         used.retain(|tree, last| {
             let target = self.mounts.join(tree.to_string());
-            // The id alone, as the kernel escapes paths in a way of its own.
-            let id = tree.to_string();
-            let is_named = || overlays.iter().any(|options| options.contains(&id));
+            let name = shown(&target).unwrap_or_else(|| tree.to_string());
+            let is_named = || overlays.iter().any(|options| options.contains(&name));
             if now.saturating_sub(*last) < grace || is_named() {
                 return true;
             }
@@ -198,6 +200,14 @@ fn create_folder(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Returns a path as the kernel shows it among the options of an overlay; `None` where it has what
+/// the kernel escapes.
+fn shown(path: &Path) -> Option<String> {
+    let path = path.to_str()?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte);
+    path.bytes().all(is_plain).then(|| path.to_owned())
+}
+
 fn mount_at(image: &Path, target: &Path) -> Result<(), MetadataMountError> {
     create_folder(target).map_err(failed("create", target))?;
     Ok(metadata(image, target)?)
@@ -234,3 +244,6 @@ fn is_right(path: &Path) -> bool {
     }
     right
 }
+
+#[cfg(test)]
+mod tests;

@@ -178,7 +178,12 @@ impl Scene {
         }
         let at = self.path(&format!("{root}-mount"));
         std::fs::create_dir(&at).unwrap();
-        let mounted = Mounted { at, daemon };
+        let root_path = self.path(root);
+        let mounted = Mounted {
+            at,
+            root: root_path,
+            daemon,
+        };
         let (output, _) = self.output(
             root,
             &["mount", "--mode", mode, name, mounted.at.to_str().unwrap()],
@@ -190,7 +195,19 @@ impl Scene {
 /// A mounted image; unmounted, and its daemon ended, when dropped.
 pub(crate) struct Mounted {
     pub(crate) at: PathBuf,
+    root: PathBuf,
     daemon: Child,
+}
+
+impl Mounted {
+    /// Takes away what a daemon that was killed left mounted.
+    fn detach_all(&self) {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        for point in points.filter(|point| Path::new(point).starts_with(&self.root)) {
+            drop(Command::new("umount").args(["-lq", point]).output());
+        }
+    }
 }
 
 impl Drop for Mounted {
@@ -202,7 +219,7 @@ impl Drop for Mounted {
             kill_process(pid, signal).unwrap_or(());
             for _ in 0..POLLS_MAX / 5 {
                 if matches!(self.daemon.try_wait(), Ok(Some(_))) {
-                    return;
+                    return self.detach_all();
                 }
                 sleep(POLL);
             }

@@ -1,0 +1,110 @@
+//! Need root and Linux 6.12, as `make test` has.
+
+use nacre_blobstore::{Attributes, SystemClock};
+
+use super::*;
+use crate::erofs::ImageBuilder;
+use crate::mount::{Lower, OverlaySpec, mounts_below, overlay};
+
+struct Scene {
+    folder: tempfile::TempDir,
+    mounts: MetadataMounts,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self {
+            mounts: open(folder.path()),
+            folder,
+        }
+    }
+
+    fn image_file(&self, tree: TreeId) -> PathBuf {
+        self.folder.path().join("images").join(tree.to_string())
+    }
+
+    fn points(&self) -> Vec<PathBuf> {
+        mounts_below(&self.folder.path().canonicalize().unwrap()).unwrap()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        for point in self.points() {
+            umount(&point, Umount::Detach).unwrap();
+        }
+    }
+}
+
+fn open(folder: &Path) -> MetadataMounts {
+    MetadataMounts::open(folder, Arc::new(SystemClock::new())).unwrap()
+}
+
+fn image(number: u8) -> (TreeId, Vec<u8>) {
+    let (mut image, root) = ImageBuilder::new([number; 16], &Attributes::default());
+    image.write_directory(root, &[]).unwrap();
+    (TreeId::new(Digest::of(&[number])), image.finish())
+}
+
+#[test]
+fn an_image_is_mounted_once_and_found_again() {
+    let scene = Scene::new();
+    let (tree, bytes) = image(1);
+    assert_eq!(scene.mounts.mounted(tree).unwrap(), None);
+    let at = scene.mounts.mount(tree, &bytes).unwrap();
+    assert_eq!(scene.mounts.mount(tree, &bytes).unwrap(), at);
+    assert_eq!(open(scene.folder.path()).mounted(tree).unwrap(), Some(at));
+    assert_eq!(scene.points().len(), 1);
+    umount(&scene.points()[0], Umount::IfIdle).unwrap();
+    assert!(
+        scene.mounts.mounted(tree).unwrap().is_some(),
+        "the disk has it"
+    );
+    assert_eq!(scene.points().len(), 1);
+}
+
+#[test]
+fn an_image_that_changed_on_the_disk_is_not_mounted() {
+    let (tree, bytes) = image(1);
+    let whole = [&bytes[..], Digest::of(&bytes).as_bytes()].concat();
+    for cut in [0, 31, 32, 1024, whole.len() - 1, whole.len()] {
+        let scene = Scene::new();
+        let mut damaged = whole.clone();
+        damaged.truncate(cut);
+        if cut == whole.len() {
+            damaged[1024] ^= 1;
+        }
+        fs::write(scene.image_file(tree), damaged).unwrap();
+        assert_eq!(scene.mounts.mounted(tree).unwrap(), None, "{cut}");
+        assert!(!scene.image_file(tree).exists());
+        scene.mounts.mount(tree, &bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_mount_goes_away_with_its_last_overlay_and_not_before() {
+    let scene = Scene::new();
+    let (tree, bytes) = image(1);
+    let at = scene.mounts.mount(tree, &bytes).unwrap();
+    let (target, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let spec = OverlaySpec {
+        lower: Lower {
+            layers: vec![at],
+            data: vec![data.path().to_owned()],
+        },
+        upper: None,
+        target: target.path().to_owned(),
+        options: Vec::new(),
+    };
+    overlay(&spec).unwrap();
+    scene.mounts.sweep(Duration::ZERO).unwrap();
+    let (named, here) = (scene.points().len(), scene.mounts.count());
+    umount(target.path(), Umount::IfIdle).unwrap();
+    assert_eq!((named, here), (1, 1));
+    scene.mounts.sweep(MetadataMounts::UNUSED_GRACE).unwrap();
+    assert_eq!(scene.points().len(), 1, "it was asked for just now");
+    scene.mounts.sweep(Duration::ZERO).unwrap();
+    assert_eq!((scene.points().len(), scene.mounts.count()), (0, 0));
+    assert!(scene.image_file(tree).exists());
+}
