@@ -18,7 +18,7 @@ work=$(mktemp -d "${TMPDIR:-/var/tmp}/nacre-bench.XXXXXX")
 mkdir -p "$out"
 
 finish() {
-  umount -q "$work"/mount/* || true
+  umount -q "$work"/mount/* "$work"/many/* 2> /dev/null || true
   for root in "$work"/root-*; do NACRE_ROOT=$root stop_daemon; done
   rm -rf --one-file-system "$work"
 }
@@ -50,13 +50,31 @@ again=$(for _ in $(seq 21); do
   umount "$work/mount/kernel"
 done | milliseconds)
 first=$(for i in $(seq 5); do
-  DELAY='?delay_ms=20' on "first-$i" info > /dev/null
+  DELAY='?delay_ms=20' on "first-$i" cache stats > /dev/null # starts the daemon
   DELAY='?delay_ms=20' on "first-$i" --json mount image "$work/mount/kernel"
   umount "$work/mount/kernel"
 done | milliseconds)
+
+# A thousand live mounts of 20 images: the image and parts of it.
+mapfile -t parts < <(cd "$work/native/lower" && du -d 4 --inodes usr | sort -rn | awk 'NR > 1 { print $2 }' | head -n 19)
+for i in "${!parts[@]}"; do
+  on node image add "dir:$work/native/lower/${parts[$i]}" --name "part-$i" > /dev/null
+done
+mkdir "$work/many"
+many=$(for i in $(seq 0 999); do
+  mkdir "$work/many/$i"
+  name=part-$((i % 20))
+  if [ $((i % 20)) = 19 ]; then name=image; fi
+  on node --json mount "$name" "$work/many/$i"
+done | milliseconds)
+memory=$(on node --json info | jq '.daemon | "\(.rss_bytes / 1048576 | round) MiB, \(.metadata_mounts) metadata images mounted"' -r)
+umount "$work"/many/*
 {
   echo "| mount | ms, median |"
   echo "|---|---|"
   echo "| again on the same node | $again |"
   echo "| first on a node, 20 ms for every request to the store | $first |"
+  echo "| each of 1,000 live mounts of 20 images | $many |"
+  echo
+  echo "The daemon with the 1,000 mounts: $memory."
 } | tee "$out/mounts.md"
