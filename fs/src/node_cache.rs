@@ -28,6 +28,7 @@ mod partial;
 mod place;
 mod single_flight;
 mod survey;
+mod table;
 
 use std::io;
 use std::path::{Path, PathBuf};
