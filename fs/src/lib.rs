@@ -21,7 +21,8 @@ pub use fuse::{ContentMount, ContentSession, SessionError};
 pub use kernel_mode::probe_kernel_mode;
 pub use metadata_mounts::{MetadataMountError, MetadataMounts};
 pub use node_cache::{
-    NodeCache, NodeCacheCheck, NodeCacheError, NodeCacheStats, NodeCacheUsage, Placed,
+    NodeCache, NodeCacheCheck, NodeCacheError, NodeCacheOptions, NodeCachePrune, NodeCacheStats,
+    NodeCacheUsage, Placed,
 };
 pub use view::{
     Attr, DirectoryEntry, Flavor, IMMUTABLE_VALID, Kind, Lookup, ROOT_INO, Statfs, Taken, View,

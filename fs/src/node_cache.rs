@@ -4,8 +4,8 @@
 //! read of file bytes on the node. Promises:
 //!
 //! - Only bytes that matched their hash are served. Chunks are checked by the reader as they
-//!   enter; what was on disk before an unclean stop is checked again at its first use, whether
-//!   the machine lost power or the process was killed. A local copy that turns out bad or short
+//!   enter; what was on disk before the machine lost power is checked again at its first use
+//!   ([`trust`]). A local copy that turns out bad or short
 //!   is dropped and fetched again.
 //! - One fetch for a chunk, however many wait for it, and they share its error. A fetch goes on
 //!   when those who asked for it are gone.
@@ -17,18 +17,30 @@
 //! - A small content that a lookup of overlayfs waits for is in the store and the arrivals before
 //!   the lookup is answered: see [`NodeCache::place`].
 //!
-//! Memory: [`FETCHES_MAX`] chunks under way and [`LOCALS_MAX`] open files. There is no quota on
-//! the disk yet: nothing is evicted.
+//! - What it takes on the disk stays within a quota ([`quota`]), and what goes is what is least
+//!   likely to be used again ([`table`], [`eviction`]), never what was used in the last seconds.
+//!
+//! Memory: [`FETCHES_MAX`] chunks under way, [`LOCALS_MAX`] open files, and 64 bytes for each
+//! content.
 
 mod counters;
+mod eviction;
 mod fetch;
 mod layout;
+mod load;
 mod local;
+mod names;
+mod options;
 mod partial;
 mod place;
+mod quota;
+mod read_ahead;
+mod rot;
 mod single_flight;
+mod store;
 mod survey;
 mod table;
+mod trust;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,15 +53,19 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 pub use counters::NodeCacheStats;
+pub use options::NodeCacheOptions;
 pub use place::Placed;
-pub use survey::{NodeCacheCheck, NodeCacheUsage};
+pub use survey::{NodeCacheCheck, NodeCachePrune, NodeCacheUsage};
 
 use crate::ContentReader;
 use counters::Counters;
 use fetch::{Inner, answered};
 use layout::Layout;
+use load::Walk;
 use local::{Local, Locals, off_reactor, read_file};
+use names::Names;
 use partial::Partial;
+use quota::Quota;
 use single_flight::{Flight, SingleFlight};
 
 /// Chunks that are fetched or written at once, each of at most 1 MiB.
@@ -61,8 +77,6 @@ const READS_WAITING_MAX: usize = 1024;
 const READ_FAN_OUT: usize = 8;
 /// Contents whose local file is held open.
 const LOCALS_MAX: usize = 512;
-/// Chunks fetched ahead of a sequential read.
-const READ_AHEAD_CHUNKS: usize = 8;
 /// Fetches that must be free for read-ahead to start one: readers come first.
 const READ_AHEAD_SPARE: usize = FETCHES_MAX / 2;
 /// How often a read starts over because the local copy went bad under it.
@@ -94,11 +108,12 @@ pub struct NodeCache {
     flights: Arc<SingleFlight<(ContentId, usize), Result<Bytes, ReadError>>>,
     opening: Arc<SingleFlight<ContentId, Result<Local, ReadError>>>,
     tasks: TaskTracker,
+    _walk: Walk,
 }
 
 impl NodeCache {
-    /// Opens or creates the cache in `folder`, in front of `reader`. Blocks for some hundred
-    /// renames at most.
+    /// Opens or creates the cache in `folder`, in front of `reader`, with the limits that
+    /// [`NodeCacheOptions`] has by default.
     ///
     /// # Errors
     /// [`NodeCacheError`].
@@ -107,26 +122,46 @@ impl NodeCache {
         reader: Arc<dyn ContentReader>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, NodeCacheError> {
-        let layout = Layout::open(folder).map_err(|source| match source.kind() {
+        Self::open_with(folder, reader, clock, NodeCacheOptions::default())
+    }
+
+    /// Opens or creates the cache in `folder`, in front of `reader`. Blocks for some hundred
+    /// renames at most; what is there is counted by a thread, which then evicts what is too much.
+    ///
+    /// # Errors
+    /// [`NodeCacheError`].
+    pub fn open_with(
+        folder: &Path,
+        reader: Arc<dyn ContentReader>,
+        clock: Arc<dyn Clock>,
+        options: NodeCacheOptions,
+    ) -> Result<Self, NodeCacheError> {
+        let fail = |source: io::Error| match source.kind() {
             io::ErrorKind::WouldBlock => NodeCacheError::Busy(folder.to_path_buf()),
             _ => NodeCacheError::Io {
                 verb: "open",
                 folder: folder.to_path_buf(),
                 source,
             },
-        })?;
-        let inner = Inner {
+        };
+        let layout = Layout::open(folder).map_err(fail)?;
+        let disk = layout.open_folder().map_err(fail)?;
+        let (bytes_max, files_max) = options.limits(&disk).map_err(fail)?;
+        let inner = Arc::new(Inner {
             folder: folder.to_path_buf(),
             layout,
+            names: Names::default(),
+            quota: Quota::new(disk, bytes_max, files_max),
             reader,
             clock,
             locals: Locals::new(LOCALS_MAX),
             fetches: Semaphore::new(FETCHES_MAX),
             waiting: Semaphore::new(READS_WAITING_MAX),
             counters: Counters::default(),
-        };
+        });
         Ok(Self {
-            inner: Arc::new(inner),
+            _walk: Walk::start(Arc::clone(&inner)).map_err(fail)?,
+            inner,
             flights: Arc::default(),
             opening: Arc::default(),
             tasks: TaskTracker::new(),
@@ -166,9 +201,24 @@ impl NodeCache {
         self.inner.layout.layers()
     }
 
-    /// Returns what was counted since the cache was opened.
+    /// Returns what was counted since the cache was opened, and what is on the disk.
     pub fn stats(&self) -> NodeCacheStats {
-        self.inner.counters.stats()
+        let level = self.inner.quota.level();
+        NodeCacheStats {
+            contents: level.contents,
+            bytes: level.bytes,
+            bytes_max: level.bytes_max,
+            files_max: level.files_max,
+            bytes_in_force: level.bytes_in_force,
+            loaded: level.loaded,
+            ..self.inner.counters.stats()
+        }
+    }
+
+    /// Counts a use of a content that the cache does not see, so that it stays for longer.
+    pub fn used(&self, content: ContentId) {
+        let now = self.inner.now();
+        self.inner.quota.with(|table| table.touch(content, now));
     }
 
     /// Reads up to `len_bytes` at `offset_bytes` of a content of `size_bytes`; fewer only at its
@@ -207,6 +257,7 @@ impl NodeCache {
                 return self.read_fetched(content, size_bytes, &local, range).await;
             }
             if let Some(bytes) = read_file(&local, range.clone()).await {
+                self.used(content);
                 self.inner.counters.served_locally(bytes.len());
                 self.read_ahead(content, &local, &range);
                 return Ok(bytes);
@@ -326,32 +377,16 @@ impl NodeCache {
         let Local::Partial(partial) = local else {
             return;
         };
-        if !partial.continues(range.start, range.end) || partial.file_with(0..0).is_none() {
+        if partial.file_with(0..0).is_none() {
             return;
         }
-        let next = partial.list.overlapping(range.end, u64::MAX);
-        for index in next
-            .take(READ_AHEAD_CHUNKS)
-            .filter(|index| !partial.is_present(*index))
-        {
+        let next = partial.streams.advance(&partial.list, range);
+        for index in next.filter(|index| !partial.is_present(*index)) {
             if self.inner.fetches.available_permits() <= READ_AHEAD_SPARE {
                 return;
             }
             drop(self.fetch_chunk(content, partial, index));
         }
-    }
-
-    /// Checks a complete local content again and drops it when it is bad. `None` when there is
-    /// none.
-    pub async fn verify(&self, content: ContentId) -> Option<bool> {
-        let inner = Arc::clone(&self.inner);
-        let right = off_reactor(move || inner.layout.check(content))
-            .await
-            .flatten()?;
-        if !right {
-            self.inner.forget_local(content).await;
-        }
-        Some(right)
     }
 }
 

@@ -22,6 +22,26 @@ pub struct NodeCacheStats {
     pub unstored: u64,
     /// Reads that failed.
     pub failed_reads: u64,
+    /// Contents that were evicted.
+    pub evicted: u64,
+    /// Bytes of those, on the disk. Files that mounts hold open keep theirs until they are closed.
+    pub evicted_bytes: u64,
+    /// Contents that were checked for rot in the background.
+    pub rechecked: u64,
+    /// Contents that proved bad on the disk, and were dropped.
+    pub rotten: u64,
+    /// Contents on the disk, partial and unchecked ones included.
+    pub contents: u64,
+    /// Bytes of those, as the disk counts them.
+    pub bytes: u64,
+    /// Bytes that may be on the disk.
+    pub bytes_max: u64,
+    /// Contents that may be on the disk.
+    pub files_max: u64,
+    /// Bytes that may be on the disk now: fewer than `bytes_max` after the disk was full.
+    pub bytes_in_force: u64,
+    /// Whether all that was there at the start is counted in `contents` and `bytes`.
+    pub loaded: bool,
     /// Median of the time that the reads which waited for the reader took, in microseconds,
     /// rounded up by at most a quarter.
     pub wait_p50_us: u64,
@@ -38,6 +58,10 @@ pub(super) struct Counters {
     fetched_bytes: AtomicU64,
     unstored: AtomicU64,
     failed_reads: AtomicU64,
+    evicted: AtomicU64,
+    evicted_bytes: AtomicU64,
+    rechecked: AtomicU64,
+    rotten: AtomicU64,
     waits: [AtomicU64; BUCKETS],
 }
 
@@ -50,6 +74,10 @@ impl Default for Counters {
             fetched_bytes: AtomicU64::default(),
             unstored: AtomicU64::default(),
             failed_reads: AtomicU64::default(),
+            evicted: AtomicU64::default(),
+            evicted_bytes: AtomicU64::default(),
+            rechecked: AtomicU64::default(),
+            rotten: AtomicU64::default(),
             waits: [const { AtomicU64::new(0) }; BUCKETS],
         }
     }
@@ -76,6 +104,20 @@ impl Counters {
         self.unstored.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn evicted(&self, bytes: u64) {
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+        self.evicted_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn rechecked(&self) {
+        self.rechecked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn rotten(&self) {
+        self.rotten.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns what was counted; what is on the disk is for the quota to say.
     pub(super) fn stats(&self) -> NodeCacheStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let waits = self.waits.each_ref().map(get);
@@ -86,8 +128,13 @@ impl Counters {
             fetched_bytes: get(&self.fetched_bytes),
             unstored: get(&self.unstored),
             failed_reads: get(&self.failed_reads),
+            evicted: get(&self.evicted),
+            evicted_bytes: get(&self.evicted_bytes),
+            rechecked: get(&self.rechecked),
+            rotten: get(&self.rotten),
             wait_p50_us: percentile_us(&waits, 50),
             wait_p99_us: percentile_us(&waits, 99),
+            ..NodeCacheStats::default()
         }
     }
 }

@@ -11,7 +11,9 @@ use tokio::sync::{Semaphore, oneshot};
 use super::counters::Counters;
 use super::layout::Layout;
 use super::local::{Local, Locals, off_reactor, read_file};
+use super::names::Names;
 use super::partial::Partial;
+use super::quota::Quota;
 use crate::ContentReader;
 
 /// What the tasks of a cache need.
@@ -19,6 +21,8 @@ use crate::ContentReader;
 pub(super) struct Inner {
     pub(super) folder: PathBuf,
     pub(super) layout: Layout,
+    pub(super) names: Names,
+    pub(super) quota: Quota,
     pub(super) reader: Arc<dyn ContentReader>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) locals: Locals,
@@ -35,10 +39,7 @@ impl Inner {
         size_bytes: u64,
     ) -> Result<Local, ReadError> {
         let inner = Arc::clone(self);
-        let complete = off_reactor(move || {
-            let trusted = inner.layout.open_complete(content, size_bytes);
-            trusted.or_else(|| inner.layout.open_unverified(content, size_bytes))
-        });
+        let complete = off_reactor(move || inner.open_complete(content, size_bytes));
         if let Some(file) = complete.await.flatten() {
             return Ok(self.locals.insert(content, Local::Complete(Arc::new(file))));
         }
@@ -54,7 +55,7 @@ impl Inner {
             });
         }
         let inner = Arc::clone(self);
-        let file = off_reactor(move || inner.layout.open_partial(content, size_bytes)).await;
+        let file = off_reactor(move || inner.open_partial(content, size_bytes)).await;
         let file = file.and_then(|file| self.stored(file));
         let partial = Arc::new(Partial::new(list, file));
         Ok(self.locals.insert(content, Local::Partial(partial)))
@@ -91,7 +92,7 @@ impl Inner {
         };
         answered(answer, Ok(chunk.bytes().clone()));
         let inner = Arc::clone(&self);
-        let published = off_reactor(move || inner.layout.publish(content, chunk.bytes())).await;
+        let published = off_reactor(move || inner.publish(content, chunk.bytes())).await;
         if let Some(file) = published.and_then(|file| self.stored(file)) {
             drop(self.locals.insert(content, Local::Complete(Arc::new(file))));
         }
@@ -128,7 +129,9 @@ impl Inner {
                 Err(error) => return answered(answer, Err(error)),
             };
             answered(answer, Ok(chunk.bytes().clone()));
-            let written = off_reactor(move || partial.store(index, &chunk)).await;
+            let inner = Arc::clone(&self);
+            let store = move || inner.store_chunk(content, &partial, index, &chunk);
+            let written = off_reactor(store).await;
             drop(permit);
             written
                 .and_then(|written| self.stored(written))
@@ -142,12 +145,14 @@ impl Inner {
     /// Moves a content that has all its chunks to the store.
     async fn complete(self: &Arc<Self>, content: ContentId) {
         let inner = Arc::clone(self);
-        match off_reactor(move || inner.layout.complete(content)).await {
+        match off_reactor(move || inner.settle_complete(content)).await {
             Some(Ok(false)) => {
                 tracing::error!(%content, "chunks do not make their content");
                 drop(self.locals.insert(content, Local::Wrong));
                 return;
             }
+            // It was evicted meanwhile.
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Some(Err(error)) => tracing::warn!(%content, %error, "move a content to the store"),
             Some(Ok(true)) | None => {}
         }
@@ -160,7 +165,7 @@ impl Inner {
         tracing::info!(%content, "drop a cached content that cannot be read");
         self.locals.remove(content);
         let inner = Arc::clone(self);
-        off_reactor(move || inner.layout.drop_content(content)).await;
+        off_reactor(move || inner.drop_content(content)).await;
     }
 
     /// Counts what the disk did not take: the content is served all the same.

@@ -1,18 +1,17 @@
-//! The folders of the node cache, and what of them is trusted at a start.
+//! The folders of the node cache.
 //!
 //! ```text
 //! store/ab/cdef...     complete contents, checked; mode 0644; a data-only layer of overlayfs
-//! arrivals/ab/cdef...  second names of contents that a lookup waited for; emptied at a start
+//! arrivals/ab/cdef...  second names of contents that a lookup waited for; emptied after a start
 //! partial/<id>         large contents with holes where chunks are missing
-//! unverified/ab/cdef.. complete contents of before an unclean stop, not yet checked again
+//! unverified/ab/cdef.. complete contents that may have lost data, not yet checked again
 //! incoming/            files being written; emptied at a start
+//! trash/ab/...         deleted after a start
 //! clean                there while no one has the cache open, and only after an orderly close
+//! session              the boot and the mount of whoever had it open last
 //! lock                 locked by whoever has the cache open
 //! ```
-//! Contents are published by rename without an fsync, since a fetch can always repeat. What may
-//! be wrong after a crash is therefore everything in `store` and `arrivals`, and because overlayfs
-//! reads those without asking, a start that finds no `clean` moves them whole to `unverified`:
-//! at most 512 renames, whatever they hold. The first read of a content checks it and moves it back.
+//! What of them is trusted at a start: [`super::trust`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -21,13 +20,22 @@ use std::path::{Path, PathBuf};
 
 use nacre_blobstore::ContentId;
 use rustix::fs::rename;
-use rustix::io::Errno;
+
+use super::rot::Check;
+use super::trust;
 
 /// Mode of the content files, so that overlayfs can open them for any user.
 const CONTENT_MODE: u32 = 0o644;
 /// Unit in which stat(2) counts the space of a file.
 const STAT_BLOCK_BYTES: u64 = 512;
-const FOLDERS: [&str; 5] = ["store", "arrivals", "partial", "unverified", "incoming"];
+const FOLDERS: [&str; 6] = [
+    "store",
+    "arrivals",
+    "partial",
+    "unverified",
+    "incoming",
+    "trash",
+];
 
 /// The folders of an open node cache.
 #[derive(Debug)]
@@ -54,34 +62,18 @@ impl Layout {
         for file in fs::read_dir(layout.folder.join("incoming"))? {
             fs::remove_file(file?.path())?;
         }
-        let clean = layout.folder.join("clean");
-        let was_clean = clean.exists();
-        if was_clean {
-            fs::remove_file(clean)?;
-            layout.sync_folder()?;
-        }
-        for shard in (0..=u8::MAX).map(|byte| format!("{byte:02x}")) {
-            let [store, arrivals, unverified] =
-                ["store", "arrivals", "unverified"].map(|f| layout.folder.join(f).join(&shard));
-            if was_clean {
-                move_files(&arrivals, &store)?;
-            } else {
-                move_files(&store, &unverified)?;
-                move_files(&arrivals, &unverified)?;
-            }
-        }
+        trust::begin(&layout.folder)?;
         Ok(layout)
     }
 
     /// Says that all there is may be trusted at the next start. Nothing may be written after.
     pub(super) fn close(&self) -> io::Result<()> {
-        rustix::fs::syncfs(File::open(&self.folder)?)?;
-        File::create(self.folder.join("clean"))?.sync_all()?;
-        self.sync_folder()
+        trust::end(&self.folder)
     }
 
-    fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.folder)?.sync_all()
+    /// Opens the cache's folder itself.
+    pub(super) fn open_folder(&self) -> io::Result<File> {
+        File::open(&self.folder)
     }
 
     /// Returns the data-only layers of overlayfs: store and arrivals.
@@ -89,8 +81,12 @@ impl Layout {
         [self.folder.join("store"), self.folder.join("arrivals")]
     }
 
-    pub(super) fn partial(&self, content: ContentId) -> PathBuf {
+    fn partial(&self, content: ContentId) -> PathBuf {
         self.folder.join("partial").join(content.to_string())
+    }
+
+    fn incoming(&self, content: ContentId) -> PathBuf {
+        self.folder.join("incoming").join(content.to_string())
     }
 
     fn sharded(&self, folder: &str, content: ContentId) -> PathBuf {
@@ -106,17 +102,9 @@ impl Layout {
         .collect()
     }
 
-    /// Moves a checked content into the store. Shards are made when first needed: making all of
-    /// them at the start takes a third of a second on ext4.
+    /// Moves a checked content into the store.
     fn move_to_store(&self, from: &Path, content: ContentId) -> io::Result<()> {
-        let to = self.sharded("store", content);
-        match rename(from, &to) {
-            Err(Errno::NOENT) => {
-                create_folder(to.parent().unwrap_or(&self.folder))?;
-                Ok(rename(from, &to)?)
-            }
-            renamed => Ok(renamed?),
-        }
+        in_shard(&self.sharded("store", content), |to| rename(from, to))
     }
 
     /// Opens a complete content that is trusted, if it has the right length. One that has not is
@@ -136,8 +124,16 @@ impl Layout {
         })
     }
 
-    /// Checks a content of before an unclean stop, if there is one, and moves it to the store.
-    /// One that is bad is removed.
+    /// Opens whatever there is of a content, unchecked.
+    pub(super) fn open_any(&self, content: ContentId) -> Option<File> {
+        let open = |path: PathBuf| File::open(path).ok();
+        open(self.sharded("store", content))
+            .or_else(|| open(self.partial(content)))
+            .or_else(|| open(self.sharded("unverified", content)))
+    }
+
+    /// Opens and checks a content that may have lost data, if there is one. One that is bad is
+    /// removed.
     pub(super) fn open_unverified(&self, content: ContentId, size_bytes: u64) -> Option<File> {
         let path = self.sharded("unverified", content);
         let mut file = File::open(&path).ok()?;
@@ -145,45 +141,47 @@ impl Layout {
             .metadata()
             .is_ok_and(|metadata| metadata.len() == size_bytes)
             && is_content(&mut file, content);
-        if !right {
-            tracing::info!(%content, "drop a cached content that is not right");
-            remove(&path);
-            return None;
+        if right {
+            return Some(file);
         }
-        // Where it cannot be moved it is checked again another time.
-        self.move_to_store(&path, content).ok()?;
-        Some(file)
+        tracing::info!(%content, "drop a cached content that is not right");
+        remove(&path);
+        None
     }
 
-    /// Gives a complete content its second name in the arrivals, for a kernel that has looked into
-    /// the store already. `false` when there is no right copy.
-    pub(super) fn place(&self, content: ContentId, size_bytes: u64) -> io::Result<bool> {
-        let found = self.open_complete(content, size_bytes);
-        let found = found.or_else(|| self.open_unverified(content, size_bytes));
-        if found.is_none() {
-            return Ok(false);
-        }
-        let [store, arrival] = ["store", "arrivals"].map(|folder| self.sharded(folder, content));
-        let linked = match fs::hard_link(&store, &arrival) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create_folder(arrival.parent().unwrap_or(&self.folder))?;
-                fs::hard_link(&store, &arrival)
-            }
-            linked => linked,
-        };
+    /// Moves a content that was checked from the unverified ones to the store.
+    pub(super) fn trust(&self, content: ContentId) -> io::Result<()> {
+        self.move_to_store(&self.sharded("unverified", content), content)
+    }
+
+    /// Gives a content in the store its second name in the arrivals, for a kernel that has looked
+    /// into the store already.
+    pub(super) fn link_arrival(&self, content: ContentId) -> io::Result<()> {
+        let store = self.sharded("store", content);
+        let linked = in_shard(&self.sharded("arrivals", content), |arrival| {
+            fs::hard_link(&store, arrival)
+        });
         match linked {
             // Both names are taken away together, so this is the same file.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
-            linked => linked.map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
         }
     }
 
-    /// Writes a complete content into the store and returns it open.
-    pub(super) fn publish(&self, content: ContentId, bytes: &[u8]) -> io::Result<File> {
-        let path = self.folder.join("incoming").join(content.to_string());
+    /// Takes the second name of a content away; an only name becomes one in the store.
+    pub(super) fn unlink_arrival(&self, content: ContentId) -> io::Result<()> {
+        let arrival = self.sharded("arrivals", content);
+        self.move_to_store(&arrival, content)?;
+        // Of two names of one file, a rename leaves both.
+        remove(&arrival);
+        Ok(())
+    }
+
+    /// Writes a content to where no one looks for it.
+    pub(super) fn write_incoming(&self, content: ContentId, bytes: &[u8]) -> io::Result<File> {
+        let path = self.incoming(content);
         let written = create_content(&path).and_then(|mut file| {
             io::Write::write_all(&mut file, bytes)?;
-            self.move_to_store(&path, content)?;
             Ok(file)
         });
         if written.is_err() {
@@ -192,17 +190,21 @@ impl Layout {
         written
     }
 
-    /// Checks a partial content that has all its chunks and moves it into the store. `false` when
-    /// the chunks do not make the content; the file is removed then.
-    pub(super) fn complete(&self, content: ContentId) -> io::Result<bool> {
-        let path = self.partial(content);
-        let right = is_content(&mut File::open(&path)?, content);
-        if right {
-            self.move_to_store(&path, content)?;
-        } else {
-            remove(&path);
-        }
-        Ok(right)
+    /// Moves a content that was written to the incoming ones into the store.
+    pub(super) fn publish(&self, content: ContentId) -> io::Result<()> {
+        let path = self.incoming(content);
+        self.move_to_store(&path, content)
+            .inspect_err(|_| remove(&path))
+    }
+
+    /// Tells whether a partial content that has all its chunks is right.
+    pub(super) fn check_partial(&self, content: ContentId) -> io::Result<bool> {
+        Ok(is_content(&mut File::open(self.partial(content))?, content))
+    }
+
+    /// Moves a partial content that is right into the store.
+    pub(super) fn complete(&self, content: ContentId) -> io::Result<()> {
+        self.move_to_store(&self.partial(content), content)
     }
 
     /// Opens a partial content for reading and writing, with holes for what is missing. Tells
@@ -244,13 +246,30 @@ impl Layout {
         list_files(&self.folder.join("partial"), "")
     }
 
-    /// Checks a complete content again; `None` when there is none.
-    pub(super) fn check(&self, content: ContentId) -> Option<bool> {
-        let mut files = ["store", "arrivals"]
-            .iter()
-            .filter_map(|folder| File::open(self.sharded(folder, content)).ok());
-        files.next().map(|mut file| is_content(&mut file, content))
+    /// Deletes one shard of the trash.
+    pub(super) fn empty_trash(&self, shard: u8) -> io::Result<()> {
+        let folder = self.folder.join("trash").join(format!("{shard:02x}"));
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
+
+    /// Opens a complete content to check it, trusted or not.
+    pub(super) fn open_check(&self, content: ContentId) -> io::Result<Check> {
+        match Check::open(&self.sharded("store", content)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Check::open(&self.sharded("unverified", content))
+            }
+            opened => opened,
+        }
+    }
+}
+
+/// Returns what an open file takes on the disk; nothing where the disk does not tell.
+pub(super) fn bytes_on_disk(file: &File) -> u64 {
+    file.metadata()
+        .map_or(0, |metadata| metadata.blocks() * STAT_BLOCK_BYTES)
 }
 
 fn is_content(file: &mut File, content: ContentId) -> bool {
@@ -281,18 +300,19 @@ fn create_folder(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
-/// Moves all files of one shard to another: by one rename where the other is not there or empty.
-fn move_files(from: &Path, to: &Path) -> io::Result<()> {
-    if !from.exists() || fs::read_dir(from)?.next().is_none() || rename(from, to).is_ok() {
-        return Ok(());
+/// Makes a name in a shard. Shards are made when first needed: making all of them at the start
+/// takes a third of a second on ext4.
+fn in_shard<E: Into<io::Error>>(
+    to: &Path,
+    name: impl Fn(&Path) -> Result<(), E>,
+) -> io::Result<()> {
+    match name(to).map_err(Into::into) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            to.parent().map_or(Ok(()), create_folder)?;
+            name(to).map_err(Into::into)
+        }
+        named => named,
     }
-    for file in fs::read_dir(from)? {
-        let file = file?;
-        rename(file.path(), to.join(file.file_name()))?;
-        // Of two names of one file a rename leaves both.
-        remove(&file.path());
-    }
-    Ok(())
 }
 
 fn list_files(folder: &Path, prefix: &str) -> io::Result<Vec<(ContentId, u64)>> {

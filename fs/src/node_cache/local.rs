@@ -72,6 +72,15 @@ impl Locals {
         local
     }
 
+    /// Closes a content unless it is being read, and tells whether it is closed.
+    pub(super) fn remove_idle(&self, content: ContentId) -> bool {
+        let mut open = self.lock();
+        let idle = open.get(&content).is_none_or(Local::is_idle);
+        let removed = idle.then(|| open.remove(&content));
+        drop(open);
+        removed.is_some()
+    }
+
     pub(super) fn remove(&self, content: ContentId) {
         let removed = self.lock().remove(&content);
         drop(removed);

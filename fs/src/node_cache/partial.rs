@@ -9,11 +9,13 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use nacre_blobstore::{Chunk, ChunkExtent, ChunkList};
 use rustix::fs::{SeekFrom, seek};
+
+use super::read_ahead::Streams;
 
 /// The chunks of a large content that are on the node.
 #[derive(Debug)]
@@ -25,8 +27,7 @@ pub(super) struct Partial {
     resumed: bool,
     present: Box<[AtomicBool]>,
     missing: AtomicUsize,
-    /// Where the next read starts if this one is part of a sequence.
-    sequential_bytes: AtomicU64,
+    pub(super) streams: Streams,
 }
 
 impl Partial {
@@ -39,7 +40,7 @@ impl Partial {
             resumed,
             present: (0..chunks).map(|_| AtomicBool::new(false)).collect(),
             missing: AtomicUsize::new(chunks),
-            sequential_bytes: AtomicU64::new(0),
+            streams: Streams::default(),
         }
     }
 
@@ -96,11 +97,6 @@ impl Partial {
     fn mark(&self, index: usize) -> bool {
         let was_present = self.present[index].swap(true, Ordering::AcqRel);
         !was_present && self.missing.fetch_sub(1, Ordering::AcqRel) == 1
-    }
-
-    /// Notes a read, and returns whether it continues the one before.
-    pub(super) fn continues(&self, offset_bytes: u64, end_bytes: u64) -> bool {
-        self.sequential_bytes.swap(end_bytes, Ordering::Relaxed) == offset_bytes
     }
 }
 

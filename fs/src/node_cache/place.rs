@@ -49,7 +49,7 @@ impl NodeCache {
     /// Links a content that is on the node into the arrivals.
     async fn link(&self, content: ContentId, size_bytes: u64) -> Result<bool, ReadError> {
         let inner = Arc::clone(&self.inner);
-        let linked = off_reactor(move || inner.layout.place(content, size_bytes)).await;
+        let linked = off_reactor(move || inner.link(content, size_bytes)).await;
         match linked {
             Some(Ok(linked)) => Ok(linked),
             Some(Err(error)) => {

@@ -5,8 +5,12 @@ use std::sync::Arc;
 
 use nacre_blobstore::ContentId;
 
+use super::eviction::LOAD_WAIT;
 use super::local::off_reactor;
 use super::{NodeCache, NodeCacheError};
+
+/// Contents that one call evicts at most.
+const PRUNE_MAX: u64 = 4096;
 
 /// What is on the disk, in bytes that it takes there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,13 +29,24 @@ pub struct NodeCacheUsage {
     pub unverified_bytes: u64,
 }
 
-/// What [`NodeCache::verify_all`] found.
+/// What [`NodeCache::verify_shard`] found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeCacheCheck {
     /// Contents that were checked.
     pub checked: u64,
     /// Those that were bad, and are dropped.
     pub corrupt: Vec<ContentId>,
+}
+
+/// What [`NodeCache::prune`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeCachePrune {
+    /// Contents that were evicted.
+    pub contents: u64,
+    /// Bytes of those, on the disk.
+    pub bytes: u64,
+    /// Whether there is nothing more to evict for the same call.
+    pub done: bool,
 }
 
 impl NodeCache {
@@ -60,15 +75,16 @@ impl NodeCache {
         self.surveyed(off_reactor(walk).await)
     }
 
-    /// Checks every complete content that is trusted and drops the bad ones. Reads all of them.
+    /// Checks the complete contents whose ids begin with the byte `shard`, and drops the bad ones.
+    /// Those that were not trusted are, if they are right. Reads all of them.
     ///
     /// # Errors
     /// [`NodeCacheError::Io`].
-    pub async fn verify_all(&self) -> Result<NodeCacheCheck, NodeCacheError> {
+    pub async fn verify_shard(&self, shard: u8) -> Result<NodeCacheCheck, NodeCacheError> {
         let mut check = NodeCacheCheck::default();
-        for shard in 0..=u8::MAX {
+        for folder in ["store", "unverified"] {
             let inner = Arc::clone(&self.inner);
-            let listed = off_reactor(move || inner.layout.list("store", shard)).await;
+            let listed = off_reactor(move || inner.layout.list(folder, shard)).await;
             for (content, _) in self.surveyed(listed)? {
                 let right = self.verify(content).await;
                 check.checked += u64::from(right.is_some());
@@ -78,6 +94,32 @@ impl NodeCache {
             }
         }
         Ok(check)
+    }
+
+    /// Evicts until at most `bytes_left` are there. Does a part of it, so that callers can show
+    /// progress: call it until it is done. What was used in the last seconds stays, and so does
+    /// what is being read.
+    pub async fn prune(&self, bytes_left: u64) -> NodeCachePrune {
+        let inner = Arc::clone(&self.inner);
+        let prune = move || {
+            let mut prune = NodeCachePrune::default();
+            if !inner.quota.wait_loaded(LOAD_WAIT) {
+                return prune;
+            }
+            while prune.contents < PRUNE_MAX {
+                let evicted = (inner.quota.level().bytes > bytes_left)
+                    .then(|| inner.evict_one(false))
+                    .flatten();
+                let Some(bytes) = evicted else {
+                    prune.done = true;
+                    break;
+                };
+                prune.contents += 1;
+                prune.bytes += bytes;
+            }
+            prune
+        };
+        off_reactor(prune).await.unwrap_or_default()
     }
 
     fn surveyed<T>(&self, result: Option<io::Result<T>>) -> Result<T, NodeCacheError> {

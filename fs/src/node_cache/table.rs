@@ -130,6 +130,18 @@ impl Table {
         (self.small.blocks + self.main.blocks) * BLOCK_BYTES
     }
 
+    /// Returns the bytes of one content.
+    pub(super) fn bytes_of(&self, content: ContentId) -> Option<u64> {
+        self.find(content)
+            .map(|index| u64::from(self.slot(index).blocks) * BLOCK_BYTES)
+    }
+
+    /// Tells whether a content was used just now.
+    pub(super) fn is_recent(&self, content: ContentId, now: Moment) -> bool {
+        self.find(content)
+            .is_some_and(|index| now.since(self.slot(index).used) < RECENT)
+    }
+
     /// Adds a content that was just written or opened, or corrects its bytes, and counts a use.
     pub(super) fn insert(&mut self, content: ContentId, bytes: u64, now: Moment) {
         if self.resize(content, bytes, now) {

@@ -1,0 +1,183 @@
+//! Finding contents that went bad on the disk.
+//!
+//! Files are read past the page cache where the file system can do that: it is the disk that is
+//! checked, and pages that were not there do not come to be, which would look like a use.
+//!
+//! A bad content is unlinked and fetched again when it is next needed. Who has it open, or mapped, goes on with
+//! the bad file: there is no way to take it from them.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nacre_blobstore::ContentId;
+
+use super::NodeCache;
+use super::fetch::Inner;
+use super::local::off_reactor;
+
+/// Between two checks in the background.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// Contents that one check reads at most.
+const CHECK_CONTENTS: usize = 64;
+/// Bytes after which a check takes no further content.
+const CHECK_BYTES: u64 = 4 << 20;
+/// Bytes of one read.
+const PIECE_BYTES: usize = 1 << 20;
+/// Between two reads in the background: at most 8 MiB a second.
+const PIECE_PAUSE: Duration = Duration::from_millis(125);
+/// Alignment of reads past the page cache, enough for every device.
+const ALIGNMENT: usize = 4096;
+
+impl NodeCache {
+    /// Checks a few contents every few seconds and drops the bad ones, at a rate that leaves the
+    /// disk to others. Never ends; drop it when the cache is closed.
+    pub async fn check_forever(&self) {
+        let mut slot = 0;
+        loop {
+            self.inner.clock.sleep(CHECK_EVERY).await;
+            let mut left_bytes = CHECK_BYTES;
+            for _ in 0..CHECK_CONTENTS {
+                let next = self.inner.quota.with(|table| table.next(slot));
+                let Some((content, after)) = next else {
+                    slot = 0;
+                    break;
+                };
+                slot = after;
+                let checked_bytes = self.recheck(content).await;
+                left_bytes = left_bytes.saturating_sub(checked_bytes);
+                if left_bytes == 0 {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Checks one content slowly, and returns how much was read.
+    pub(super) async fn recheck(&self, content: ContentId) -> u64 {
+        let inner = Arc::clone(&self.inner);
+        let mut reading = off_reactor(move || inner.layout.open_check(content).ok()).await;
+        let mut read_bytes = 0;
+        while let Some(Some(mut rest)) = reading {
+            let piece = off_reactor(move || rest.read_piece().map(|more| (rest, more))).await;
+            match piece {
+                Some(Ok((rest, true))) => {
+                    read_bytes += PIECE_BYTES as u64;
+                    self.inner.clock.sleep(PIECE_PAUSE).await;
+                    reading = Some(Some(rest));
+                }
+                Some(Ok((rest, false))) => {
+                    self.settle_check(content, rest.is(content)).await;
+                    return read_bytes + PIECE_BYTES as u64;
+                }
+                Some(Err(_)) => {
+                    self.settle_check(content, false).await;
+                    return read_bytes;
+                }
+                None => return read_bytes,
+            }
+        }
+        read_bytes
+    }
+
+    async fn settle_check(&self, content: ContentId, right: bool) {
+        self.inner.counters.rechecked();
+        if !right {
+            self.drop_rotten(content).await;
+        }
+    }
+
+    /// Checks a complete local content again and drops it when it is bad. One that was not trusted
+    /// is, if it is right. `None` when there is none.
+    pub async fn verify(&self, content: ContentId) -> Option<bool> {
+        let inner = Arc::clone(&self.inner);
+        let right = off_reactor(move || inner.verify(content)).await.flatten()?;
+        if !right {
+            self.drop_rotten(content).await;
+        }
+        Some(right)
+    }
+
+    async fn drop_rotten(&self, content: ContentId) {
+        tracing::warn!(%content, "a cached content is not right any more");
+        self.inner.counters.rotten();
+        self.inner.forget_local(content).await;
+    }
+}
+
+impl Inner {
+    /// Checks a content, and trusts it if it is right. Blocks.
+    fn verify(&self, content: ContentId) -> Option<bool> {
+        let mut check = match self.layout.open_check(content) {
+            Ok(check) => check,
+            Err(error) => return (error.kind() != io::ErrorKind::NotFound).then_some(false),
+        };
+        let right = loop {
+            match check.read_piece() {
+                Ok(true) => {}
+                Ok(false) => break check.is(content),
+                Err(_) => break false,
+            }
+        };
+        if right {
+            let _names = self.names.lock(content);
+            // It may be trusted already, or gone.
+            drop(self.layout.trust(content));
+        }
+        Some(right)
+    }
+}
+
+/// A file that is being hashed.
+#[derive(Debug)]
+pub(super) struct Check {
+    file: File,
+    left_bytes: u64,
+    hasher: Box<blake3::Hasher>,
+    buffer: Vec<u8>,
+}
+
+impl Check {
+    /// Opens a file to hash it.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        let direct = options.custom_flags(libc::O_DIRECT).open(path);
+        let file = match direct {
+            // Some file systems have no reads past the page cache.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => File::open(path)?,
+            opened => opened?,
+        };
+        Ok(Self {
+            left_bytes: file.metadata()?.len(),
+            file,
+            hasher: Box::default(),
+            buffer: vec![0; PIECE_BYTES + ALIGNMENT],
+        })
+    }
+
+    /// Reads a piece, and tells whether there is more.
+    fn read_piece(&mut self) -> io::Result<bool> {
+        let start = self.buffer.as_ptr().align_offset(ALIGNMENT);
+        let piece = &mut self.buffer[start..start + PIECE_BYTES];
+        let mut filled = 0;
+        while filled < PIECE_BYTES && self.left_bytes > 0 {
+            let read = self.file.read(&mut piece[filled..])?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            filled += read;
+            self.left_bytes = self.left_bytes.saturating_sub(read as u64);
+        }
+        self.hasher.update(&piece[..filled]);
+        Ok(self.left_bytes > 0)
+    }
+
+    /// Tells whether what was read is the content.
+    fn is(&self, content: ContentId) -> bool {
+        self.hasher.finalize().as_bytes() == content.as_bytes()
+    }
+}
