@@ -18,14 +18,19 @@ impl Inner {
             self.note(content, &file);
             Some(file)
         };
-        open().or_else(|| {
-            let file = self.layout.open_unverified(content, size_bytes)?;
-            let _names = self.names.lock(content);
-            // Where it cannot be moved it is checked again another time.
-            self.layout.trust(content).ok()?;
-            self.note(content, &file);
-            Some(file)
-        })
+        if let Some(file) = open() {
+            return Some(file);
+        }
+        let unverified = self.layout.open_unverified(content, size_bytes);
+        let _names = self.names.lock(content);
+        let Some(file) = unverified else {
+            self.note_absence(content);
+            return None;
+        };
+        // Where it cannot be moved it is checked again another time.
+        self.layout.trust(content).ok()?;
+        self.note(content, &file);
+        Some(file)
     }
 
     /// Gives a complete content its second name in the arrivals. `false` when there is no right
@@ -111,6 +116,14 @@ impl Inner {
         let _names = self.names.lock(content);
         self.layout.drop_content(content);
         self.quota.with(|table| table.remove(content));
+    }
+
+    /// Takes a content off the table if nothing of it is left, since a bad copy is removed.
+    fn note_absence(&self, content: ContentId) {
+        let is_known = self.quota.with(|table| table.bytes_of(content).is_some());
+        if is_known && self.layout.open_any(content).is_none() {
+            self.quota.with(|table| table.remove(content));
+        }
     }
 
     /// Counts a use of a content, and what it takes on the disk.

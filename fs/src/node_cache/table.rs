@@ -248,12 +248,13 @@ impl Table {
         None
     }
 
-    /// Puts a candidate back: into the main queue when it proved to be in use, otherwise for one
-    /// more round in the queue that it was in. `aged` says that its pages were dropped.
+    /// Puts a candidate back: into the main queue and with a use when it proved to be in use,
+    /// otherwise for one more round where it was. `aged` says that its pages were dropped.
     pub(super) fn spare(&mut self, content: ContentId, in_use: bool, aged: bool) {
         if let Some(index) = self.chosen(content) {
             let slot = self.slot_mut(index);
             (slot.state, slot.aged) = (State::Queued, aged);
+            slot.uses = u8::from(in_use);
             let which = if in_use { Which::Main } else { slot.which };
             self.enqueue(index, which);
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -13,7 +14,12 @@ use super::*;
 use crate::testing::MemoryReader;
 use crate::testing::model::pseudo_random;
 
+mod load;
+mod model;
+mod overlay;
 mod place;
+mod power;
+mod quota;
 
 const CHUNK_BYTES: usize = 128 << 10;
 
@@ -21,6 +27,77 @@ struct Node {
     folder: TempDir,
     reader: Arc<MemoryReader>,
     cache: NodeCache,
+}
+
+/// Time that passes when a test says so.
+#[derive(Debug, Default)]
+struct TestClock(AtomicU64);
+
+impl TestClock {
+    fn advance(&self, duration: Duration) {
+        let ms = u64::try_from(duration.as_millis()).unwrap();
+        self.0.fetch_add(ms, Ordering::Relaxed);
+    }
+}
+
+#[async_trait::async_trait]
+impl Clock for TestClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.now_ms())
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.advance(duration);
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A small disk; unmounted when it is dropped. Needs root.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn new(options: &std::ffi::CStr) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = MountFlags::empty();
+        mount("tmpfs", folder.path(), "tmpfs", flags, Some(options)).unwrap();
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _unmounted = unmount(self.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// Opens a cache of at most `bytes_max` that goes by `clock`, and waits until it is loaded.
+fn open_limited(
+    folder: &Path,
+    reader: &Arc<MemoryReader>,
+    clock: &Arc<TestClock>,
+    bytes_max: u64,
+) -> NodeCache {
+    let options = NodeCacheOptions {
+        bytes_max: Some(bytes_max),
+        files_max: None,
+    };
+    let (reader, clock) = (Arc::clone(reader), Arc::clone(clock));
+    let cache = NodeCache::open_with(folder, reader as _, clock as _, options).unwrap();
+    assert!(cache.inner.quota.wait_loaded(Duration::from_secs(60)));
+    cache
+}
+
+async fn settle(cache: &NodeCache) {
+    cache.tasks.close();
+    cache.tasks.wait().await;
 }
 
 fn open(folder: &Path, reader: &Arc<MemoryReader>) -> NodeCache {
@@ -53,8 +130,7 @@ impl Node {
 
     /// Waits until everything is written.
     async fn settle(&self) {
-        self.cache.tasks.close();
-        self.cache.tasks.wait().await;
+        settle(&self.cache).await;
     }
 
     /// Ends as a power loss does, but for writes under way, and starts again.
@@ -96,13 +172,18 @@ impl Node {
     }
 
     fn file(&self, folder: &str, content: ContentId) -> PathBuf {
-        let hex = content.to_string();
-        let path = self.folder.path().join(folder);
-        if folder == "partial" {
-            path.join(hex)
-        } else {
-            path.join(&hex[..2]).join(&hex[2..])
-        }
+        file(self.folder.path(), folder, content)
+    }
+}
+
+/// Returns where a content is in a cache's folder.
+fn file(cache: &Path, folder: &str, content: ContentId) -> PathBuf {
+    let hex = content.to_string();
+    let path = cache.join(folder);
+    if folder == "partial" {
+        path.join(hex)
+    } else {
+        path.join(&hex[..2]).join(&hex[2..])
     }
 }
 
@@ -497,16 +578,8 @@ async fn chunks_that_do_not_make_their_content_are_found_out() {
 /// Needs root, to mount a small tmpfs.
 #[tokio::test]
 async fn a_full_disk_costs_fetches_and_no_errors() {
+    let small_disk = SmallDisk::new(c"size=300k");
     let mut node = Node::new();
-    let small_disk = tempfile::tempdir().unwrap();
-    mount(
-        "tmpfs",
-        small_disk.path(),
-        "tmpfs",
-        MountFlags::empty(),
-        Some(c"size=300k"),
-    )
-    .unwrap();
     node.cache = open(&small_disk.path().join("cache"), &node.reader);
     let contents: Vec<_> = (0..4).map(|seed| pseudo_random(200_000, seed)).collect();
     for content in &contents {
@@ -523,6 +596,4 @@ async fn a_full_disk_costs_fetches_and_no_errors() {
     node.settle().await;
     assert!(node.cache.stats().unstored > 10);
     assert_eq!(node.cache.stats().failed_reads, 0);
-    drop(node);
-    unmount(small_disk.path(), UnmountFlags::DETACH).unwrap();
 }

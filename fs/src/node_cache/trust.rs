@@ -40,15 +40,10 @@ pub(super) fn begin(folder: &Path) -> io::Result<()> {
     if !is_clean && !is_same_session(folder, session.as_deref()) {
         distrust(folder)?;
     }
-    match session {
-        Some(session) => {
-            let new = folder.join("session.new");
-            let mut file = File::create(&new)?;
-            file.write_all(session.as_bytes())?;
-            file.sync_all()?;
-            rename(&new, folder.join("session"))?;
-        }
-        None => remove_if_there(&folder.join("session"))?,
+    if let Err(error) = write_session(folder, session.as_deref()) {
+        // The disk may be full. What the file says of an earlier session stays true, and the next
+        // start trusts too little at worst.
+        tracing::warn!(%error, "note the session of the node cache");
     }
     if is_clean {
         fs::remove_file(clean)?;
@@ -62,6 +57,18 @@ pub(super) fn end(folder: &Path) -> io::Result<()> {
     rustix::fs::syncfs(&opened)?;
     File::create(folder.join("clean"))?.sync_all()?;
     opened.sync_all()
+}
+
+fn write_session(folder: &Path, session: Option<&str>) -> io::Result<()> {
+    let path = folder.join("session");
+    let Some(session) = session else {
+        return remove_if_there(&path);
+    };
+    let new = folder.join("session.new");
+    let mut file = File::create(&new)?;
+    file.write_all(session.as_bytes())?;
+    file.sync_all()?;
+    Ok(rename(&new, &path)?)
 }
 
 /// Returns what tells this boot and mount from others; `None` where the kernel does not say.
