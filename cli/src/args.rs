@@ -44,6 +44,25 @@ pub(crate) struct Global {
         value_delimiter = ','
     )]
     pub(crate) region_cache: Vec<String>,
+    /// Size of the node's cache on the disk, such as 200G [default: 80 % of its file system]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_CACHE_SIZE",
+        value_name = "BYTES",
+        value_parser = parse_bytes
+    )]
+    pub(crate) cache_size: Option<u64>,
+    /// Files in the node's cache; each costs 64 bytes of memory [default: 2097152]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_CACHE_FILES",
+        value_name = "FILES"
+    )]
+    pub(crate) cache_files: Option<u64>,
     /// Settings as TOML, with the names of these flags
     #[arg(
         long,
@@ -99,7 +118,7 @@ pub(crate) enum Verb {
     /// Inspect and check the object store
     #[command(subcommand)]
     Store(StoreVerb),
-    /// Inspect the node's cache
+    /// Inspect, check and shrink the node's cache
     #[command(subcommand)]
     Cache(CacheVerb),
     /// Serve this node in the foreground; other verbs start it when it is needed
@@ -327,18 +346,34 @@ pub(crate) struct Fsck {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CacheVerb {
-    /// Show what was read from where
+    /// Show what is on this node and what was read from where
     Stats,
+    /// Evict what is least likely to be used again
+    Prune(Prune),
+    /// Check every content on this node and drop the bad ones
+    Verify,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Prune {
+    /// Evict all that is not in use
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Evict until this much is left, such as 10G
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) to: Option<u64>,
 }
 
 /// Reads a number of bytes with an optional unit, as docker's `--memory` does.
-fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => 0,
         "k" | "kb" | "kib" => 10,
         "m" | "mb" | "mib" => 20,
         "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
         unit => return Err(format!("unknown unit {unit:?}")),
     };
     let number: u64 = digits
@@ -365,6 +400,7 @@ mod tests {
         assert_eq!(parse_bytes("512"), Ok(512));
         assert_eq!(parse_bytes("512M"), Ok(512 << 20));
         assert_eq!(parse_bytes("2gib"), Ok(2 << 30));
+        assert_eq!(parse_bytes("3T"), Ok(3 << 40));
         for bad in ["", "M", "1x", "-1", "1.5g", "99999999999g"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }

@@ -31,6 +31,7 @@ pub(crate) async fn serve(settings: &Settings) -> Result<(), Failure> {
         index: settings.index_path("node"),
         store: settings.open_store()?,
         store_url: settings.store.to_string(),
+        cache: settings.cache,
         sources,
         clock: Arc::clone(&settings.clock),
     };

@@ -59,6 +59,15 @@ async fn start(settings: &Settings, client: &Client) -> Result<NodeInfo, Failure
     if !settings.region_cache.is_empty() {
         command.args(["--region-cache", &settings.region_cache.join(",")]);
     }
+    let limits = [
+        ("--cache-size", settings.cache.bytes_max),
+        ("--cache-files", settings.cache.files_max),
+    ];
+    for (flag, limit) in limits {
+        if let Some(limit) = limit {
+            command.args([flag, &limit.to_string()]);
+        }
+    }
     let mut daemon = command.spawn().map_err(|error| fail(&error))?;
     let deadline = settings.clock.elapsed() + START_DEADLINE;
     loop {

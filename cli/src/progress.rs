@@ -100,3 +100,48 @@ impl Progress for Lines {
         output::note(&format!("layer {} is read", layer + 1));
     }
 }
+
+/// Progress through a known number of parts; goes away when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    bar: ProgressBar,
+    /// What to write lines about, where there are lines.
+    lines: Option<&'static str>,
+}
+
+/// Lines of one [`Counted`].
+const COUNTED_LINES: u64 = 10;
+
+impl Counted {
+    /// Shows progress in the way asked for.
+    pub(crate) fn new(kind: ProgressKind, what: &'static str, parts: u64) -> Self {
+        let on_terminal = kind == ProgressKind::Auto && std::io::stderr().is_terminal();
+        let bar = if on_terminal {
+            ProgressBar::with_draw_target(Some(parts), ProgressDrawTarget::stderr())
+        } else {
+            ProgressBar::hidden()
+        };
+        bar.set_length(parts);
+        Self {
+            bar,
+            lines: (kind == ProgressKind::Plain).then_some(what),
+        }
+    }
+
+    /// Counts one part as done.
+    pub(crate) fn advance(&self) {
+        self.bar.inc(1);
+        let (done, parts) = (self.bar.position(), self.bar.length().unwrap_or(1));
+        if let Some(what) = self.lines
+            && done * COUNTED_LINES / parts > (done - 1) * COUNTED_LINES / parts
+        {
+            output::note(&format!("{what} {} %", done * 100 / parts));
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -8,9 +8,10 @@ use nacre_blobstore::{
     BlobStore, ChunkIndex, Clock, Digest, IndexError, StoreOptions, StoreUrl, SystemClock,
     open_store,
 };
+use nacre_fs::NodeCacheOptions;
 use serde::Deserialize;
 
-use crate::args::{Global, ProgressKind};
+use crate::args::{Global, ProgressKind, parse_bytes};
 use crate::failure::{Failure, USAGE};
 use crate::output;
 
@@ -26,6 +27,26 @@ struct SettingsFile {
     store: Option<String>,
     #[serde(default)]
     region_cache: Vec<String>,
+    cache_size: Option<Size>,
+    cache_files: Option<u64>,
+}
+
+/// A number of bytes, as a number or with a unit.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Bytes(u64),
+    Text(String),
+}
+
+impl Size {
+    fn bytes(self) -> Result<u64, Failure> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Text(text) => parse_bytes(&text)
+                .map_err(|error| Failure::new("use cache-size", &text, &error).with_code(USAGE)),
+        }
+    }
 }
 
 /// What every verb works with.
@@ -34,6 +55,7 @@ pub(crate) struct Settings {
     pub(crate) root: PathBuf,
     pub(crate) store: StoreUrl,
     pub(crate) region_cache: Vec<String>,
+    pub(crate) cache: NodeCacheOptions,
     pub(crate) json: bool,
     pub(crate) progress: ProgressKind,
     pub(crate) clock: Arc<dyn Clock>,
@@ -64,10 +86,15 @@ impl Settings {
         } else {
             global.region_cache
         };
+        let cache_size = file.cache_size.map(Size::bytes).transpose()?;
         Ok(Self {
             root,
             store,
             region_cache,
+            cache: NodeCacheOptions {
+                bytes_max: global.cache_size.or(cache_size),
+                files_max: global.cache_files.or(file.cache_files),
+            },
             json: global.json,
             progress: global.progress,
             clock: Arc::new(SystemClock::new()),

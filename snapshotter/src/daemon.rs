@@ -6,12 +6,13 @@
 //! to the callers, who find the trees below the mount.
 
 mod api;
+mod cache;
 mod client;
 mod node;
 mod open;
 mod server;
 
-pub use api::{CacheStats, MountMode, NodeInfo, OpenedImage, TierCount};
+pub use api::{CacheCheck, CachePrune, CacheStats, MountMode, NodeInfo, OpenedImage, TierCount};
 pub use client::{Client, ClientError};
 pub use node::{KERNEL_MODE_REASON, Node, NodeError, NodeOptions};
 pub use server::{ServeError, serve};

@@ -8,8 +8,8 @@ mod merge;
 pub mod oci;
 
 pub use daemon::{
-    CacheStats, Client, ClientError, KERNEL_MODE_REASON, MountMode, Node, NodeError, NodeInfo,
-    NodeOptions, OpenedImage, ServeError, TierCount, serve,
+    CacheCheck, CachePrune, CacheStats, Client, ClientError, KERNEL_MODE_REASON, MountMode, Node,
+    NodeError, NodeInfo, NodeOptions, OpenedImage, ServeError, TierCount, serve,
 };
 pub use image::{IMAGES_NAMESPACE, Image, ImageError, ImageLayer, ImagePayload, image_ref};
 pub use ingest::{AddSource, AddedImage, Ingest, IngestError, NoProgress, Progress};

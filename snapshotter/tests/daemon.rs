@@ -51,6 +51,7 @@ fn start(store: &Arc<dyn BlobStore>, root: &Path) -> Arc<Node> {
         index: root.join("index"),
         store: Arc::clone(store),
         store_url: "memory:".to_owned(),
+        cache: nacre_fs::NodeCacheOptions::default(),
         sources: Vec::new(),
         clock: Arc::new(SystemClock::new()),
     };

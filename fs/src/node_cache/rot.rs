@@ -19,8 +19,6 @@ use super::NodeCache;
 use super::fetch::Inner;
 use super::local::off_reactor;
 
-/// Between two checks in the background.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Contents that one check reads at most.
 const CHECK_CONTENTS: usize = 64;
 /// Bytes after which a check takes no further content.
@@ -33,31 +31,30 @@ const PIECE_PAUSE: Duration = Duration::from_millis(125);
 const ALIGNMENT: usize = 4096;
 
 impl NodeCache {
-    /// Checks a few contents every few seconds and drops the bad ones, at a rate that leaves the
-    /// disk to others. Never ends; drop it when the cache is closed.
-    pub async fn check_forever(&self) {
-        let mut slot = 0;
-        loop {
-            self.inner.clock.sleep(CHECK_EVERY).await;
-            let mut left_bytes = CHECK_BYTES;
-            for _ in 0..CHECK_CONTENTS {
-                let next = self.inner.quota.with(|table| table.next(slot));
-                let Some((content, after)) = next else {
-                    slot = 0;
-                    break;
-                };
-                slot = after;
-                let checked_bytes = self.recheck(content).await;
-                left_bytes = left_bytes.saturating_sub(checked_bytes);
-                if left_bytes == 0 {
-                    break;
-                }
+    /// How often [`NodeCache::recheck_some`] is to be called.
+    pub const RECHECK_EVERY: Duration = Duration::from_secs(5);
+
+    /// Checks a few contents, from the slot that the call before returned, and drops the bad ones.
+    /// Reads at a rate that leaves the disk to others.
+    pub async fn recheck_some(&self, mut slot: usize) -> usize {
+        let mut left_bytes = CHECK_BYTES;
+        for _ in 0..CHECK_CONTENTS {
+            let next = self.inner.quota.with(|table| table.next(slot));
+            let Some((content, after)) = next else {
+                return 0;
+            };
+            slot = after;
+            let checked_bytes = self.recheck(content).await;
+            left_bytes = left_bytes.saturating_sub(checked_bytes);
+            if left_bytes == 0 {
+                break;
             }
         }
+        slot
     }
 
     /// Checks one content slowly, and returns how much was read.
-    pub(super) async fn recheck(&self, content: ContentId) -> u64 {
+    async fn recheck(&self, content: ContentId) -> u64 {
         let inner = Arc::clone(&self.inner);
         let mut reading = off_reactor(move || inner.layout.open_check(content).ok()).await;
         let mut read_bytes = 0;

@@ -98,6 +98,62 @@ pub struct CacheStats {
     pub bytes_read_by_sandbox: u64,
     /// Bytes fetched, as stored.
     pub bytes_fetched: u64,
+    /// Contents on the disk, partial and unchecked ones included.
+    pub contents: u64,
+    /// Bytes of those, as the disk counts them.
+    pub bytes: u64,
+    /// Whether what was there when the daemon started is counted in these.
+    pub counted: bool,
+    /// Bytes that may be on the disk.
+    pub quota: u64,
+    /// The same at present: less than `quota` after the disk was full.
+    pub quota_in_force: u64,
+    /// Contents that may be on the disk.
+    pub quota_files: u64,
+    /// Contents that were evicted.
+    pub evicted: u64,
+    /// Bytes of those. Files that sandboxes have open take theirs until they are closed.
+    pub evicted_bytes: u64,
+    /// Contents and chunks that the disk did not take, so only served.
+    pub unstored: u64,
+    /// Contents that were checked for rot in the background.
+    pub rechecked: u64,
+    /// Contents that proved bad on the disk, and were dropped.
+    pub rotten: u64,
+}
+
+/// `POST /v1/cache/verify`: check a part of the cache.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct VerifyRequest {
+    /// First byte of the ids to check.
+    pub(super) shard: u8,
+}
+
+/// What was checked of the cache.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct CacheCheck {
+    /// Complete contents that were checked.
+    pub checked: u64,
+    /// Those that were bad, and are dropped.
+    pub corrupt: Vec<String>,
+}
+
+/// `POST /v1/cache/prune`: evict a part of what is above a size.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct PruneRequest {
+    /// Bytes that may stay.
+    pub(super) to_bytes: u64,
+}
+
+/// What was evicted from the cache.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct CachePrune {
+    /// Contents.
+    pub contents: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+    /// Whether asking again would evict nothing more.
+    pub done: bool,
 }
 
 /// The body of every answer that is not 200.

@@ -11,7 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api::{CacheStats, MountMode, NodeInfo, OpenRequest, OpenedImage, Refusal};
+use super::api::{
+    CacheCheck, CachePrune, CacheStats, MountMode, NodeInfo, OpenRequest, OpenedImage,
+    PruneRequest, Refusal, VerifyRequest,
+};
 
 /// How long an answer may take; opening an image reads from the store.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
@@ -71,6 +74,24 @@ impl Client {
     /// [`ClientError`].
     pub async fn cache_stats(&self) -> Result<CacheStats, ClientError> {
         self.call(Method::GET, "/v1/cache/stats", &()).await
+    }
+
+    /// Checks the complete contents of the cache whose ids begin with the byte `shard`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn verify_cache(&self, shard: u8) -> Result<CacheCheck, ClientError> {
+        let request = VerifyRequest { shard };
+        self.call(Method::POST, "/v1/cache/verify", &request).await
+    }
+
+    /// Evicts a part of what is above `to_bytes` from the cache; to be repeated until it is done.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn prune_cache(&self, to_bytes: u64) -> Result<CachePrune, ClientError> {
+        let request = PruneRequest { to_bytes };
+        self.call(Method::POST, "/v1/cache/prune", &request).await
     }
 
     /// Makes an image readable, in a mode or, without one, in the best that the node has.

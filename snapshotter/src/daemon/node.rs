@@ -12,11 +12,12 @@ use nacre_blobstore::{
 use nacre_fs::erofs::ErofsError;
 use nacre_fs::{
     ContentMount, ContentSession, MetadataMountError, MetadataMounts, NodeCache, NodeCacheError,
-    SessionError, View, probe_kernel_mode,
+    NodeCacheOptions, SessionError, View, probe_kernel_mode,
 };
 use tokio::runtime::Handle;
 
-use super::api::{CacheStats, MountMode, NodeInfo, TierCount};
+use super::api::{MountMode, NodeInfo};
+use super::cache::recheck;
 use super::open::Opening;
 use crate::image::ImageError;
 
@@ -37,6 +38,8 @@ pub struct NodeOptions {
     pub store: Arc<dyn BlobStore>,
     /// The store's URL, for people.
     pub store_url: String,
+    /// Limits of the cache.
+    pub cache: NodeCacheOptions,
     /// Tiers between this node and the store, nearest first.
     pub sources: Vec<Arc<dyn ChunkSource>>,
     /// Time.
@@ -117,8 +120,11 @@ impl Node {
         ));
         let cache = options.root.join("cache");
         make_private(&cache)?;
-        let cache = NodeCache::open(&cache, Arc::clone(&reader) as _, Arc::clone(&options.clock))?;
+        let clock = Arc::clone(&options.clock);
+        let cache = NodeCache::open_with(&cache, Arc::clone(&reader) as _, clock, options.cache)?;
         let cache = Arc::new(cache);
+        let rechecked = Arc::downgrade(&cache);
+        drop(runtime.spawn(recheck(rechecked, Arc::clone(&options.clock))));
         let view = Arc::new(View::new(Arc::clone(&cache)));
         let metadata = open_metadata(&options)?;
         if let Ok(mounts) = &metadata {
@@ -164,32 +170,6 @@ impl Node {
             inodes: self.view.inodes_known(),
             packs: self.index.packs()?.len(),
         })
-    }
-
-    /// Counts where reads were served from.
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
-    pub fn cache_stats(&self) -> CacheStats {
-        let cache = self.cache.stats();
-        let fetched = self.reader.stats();
-        let tier = |t: nacre_blobstore::TierStats| TierCount {
-            reads: t.reads,
-            bytes: t.bytes,
-        };
-        CacheStats {
-            page_cache_unknown: TierCount::default(),
-            node: TierCount {
-                reads: cache.node_reads,
-                bytes: cache.node_bytes,
-            },
-            region: tier(fetched.region),
-            origin: tier(fetched.origin),
-            corrupt: fetched.region.corrupt + fetched.origin.corrupt,
-            failed_reads: cache.failed_reads,
-            waits_ms_p50: cache.wait_p50_us as f64 / 1000.0,
-            waits_ms_p99: cache.wait_p99_us as f64 / 1000.0,
-            bytes_read_by_sandbox: cache.node_bytes + cache.fetched_bytes,
-            bytes_fetched: fetched.region.bytes + fetched.origin.bytes,
-        }
     }
 
     /// Unmounts the content and marks the cache as clean.

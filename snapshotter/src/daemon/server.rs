@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use nacre_blobstore::{CatalogError, RecordError, RefError, StoreError};
 use tokio::net::UnixListener;
 
-use super::api::{OpenRequest, Refusal};
+use super::api::{OpenRequest, PruneRequest, Refusal, VerifyRequest};
 use super::node::{Node, NodeError};
 use crate::image::ImageError;
 
@@ -47,6 +47,8 @@ pub async fn serve(
     let routes = Router::new()
         .route("/v1/info", get(info))
         .route("/v1/cache/stats", get(cache_stats))
+        .route("/v1/cache/verify", post(verify_cache))
+        .route("/v1/cache/prune", post(prune_cache))
         .route("/v1/images/open", post(open_image))
         .with_state(node);
     axum::serve(listener, routes)
@@ -61,6 +63,17 @@ async fn info(State(node): State<Arc<Node>>) -> Response {
 
 async fn cache_stats(State(node): State<Arc<Node>>) -> Response {
     answer(Ok(node.cache_stats()))
+}
+
+async fn verify_cache(
+    State(node): State<Arc<Node>>,
+    Json(request): Json<VerifyRequest>,
+) -> Response {
+    answer(node.verify_cache(request.shard).await)
+}
+
+async fn prune_cache(State(node): State<Arc<Node>>, Json(request): Json<PruneRequest>) -> Response {
+    answer(Ok(node.prune_cache(request.to_bytes).await))
 }
 
 async fn open_image(State(node): State<Arc<Node>>, Json(request): Json<OpenRequest>) -> Response {
