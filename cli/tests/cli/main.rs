@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod cache;
 mod compare;
 mod corpus;
 mod hostile;

@@ -60,6 +60,8 @@ impl Node {
             "NACRE_ROOT",
             "NACRE_STORE",
             "NACRE_REGION_CACHE",
+            "NACRE_CACHE_SIZE",
+            "NACRE_CACHE_FILES",
             "NACRE_CONFIG",
             "RUST_LOG",
         ] {
