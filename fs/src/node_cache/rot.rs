@@ -35,6 +35,7 @@ impl NodeCache {
     pub const RECHECK_EVERY: Duration = Duration::from_secs(5);
 
     /// Checks a few contents, from the slot that the call before returned, and drops the bad ones.
+    /// Right ones are trusted, if they were not.
     /// Reads at a rate that leaves the disk to others.
     pub async fn recheck_some(&self, mut slot: usize) -> usize {
         let mut left_bytes = CHECK_BYTES;
@@ -53,36 +54,40 @@ impl NodeCache {
         slot
     }
 
-    /// Checks one content slowly, and returns how much was read.
+    /// Checks one content slowly, and returns its length.
     async fn recheck(&self, content: ContentId) -> u64 {
         let inner = Arc::clone(&self.inner);
-        let mut reading = off_reactor(move || inner.layout.open_check(content).ok()).await;
-        let mut read_bytes = 0;
-        while let Some(Some(mut rest)) = reading {
-            let piece = off_reactor(move || rest.read_piece().map(|more| (rest, more))).await;
-            match piece {
-                Some(Ok((rest, true))) => {
-                    read_bytes += PIECE_BYTES as u64;
-                    self.inner.clock.sleep(PIECE_PAUSE).await;
-                    reading = Some(Some(rest));
-                }
-                Some(Ok((rest, false))) => {
-                    self.settle_check(content, rest.is(content)).await;
-                    return read_bytes + PIECE_BYTES as u64;
-                }
-                Some(Err(_)) => {
-                    self.settle_check(content, false).await;
-                    return read_bytes;
-                }
-                None => return read_bytes,
+        let opened = off_reactor(move || inner.layout.open_check(content)).await;
+        // Partial contents are checked where they are read.
+        let Some(Ok(mut check)) = opened else {
+            return 0;
+        };
+        let size_bytes = check.left_bytes;
+        loop {
+            let read = move || {
+                let more = check.read_piece();
+                (check, more)
+            };
+            let Some((rest, more)) = off_reactor(read).await else {
+                return size_bytes;
+            };
+            check = rest;
+            if let Ok(true) = more {
+                self.inner.clock.sleep(PIECE_PAUSE).await;
+                continue;
             }
+            let right = more.is_ok() && check.is(content);
+            self.settle_check(content, right).await;
+            return size_bytes;
         }
-        read_bytes
     }
 
     async fn settle_check(&self, content: ContentId, right: bool) {
         self.inner.counters.rechecked();
-        if !right {
+        if right {
+            let inner = Arc::clone(&self.inner);
+            off_reactor(move || inner.trust(content)).await;
+        } else {
             self.drop_rotten(content).await;
         }
     }
@@ -120,11 +125,15 @@ impl Inner {
             }
         };
         if right {
-            let _names = self.names.lock(content);
-            // It may be trusted already, or gone.
-            drop(self.layout.trust(content));
+            self.trust(content);
         }
         Some(right)
+    }
+
+    /// Moves a content that is right to the store, unless it is there or gone.
+    fn trust(&self, content: ContentId) {
+        let _names = self.names.lock(content);
+        drop(self.layout.trust(content));
     }
 }
 

@@ -245,4 +245,23 @@ async fn rot_is_found_in_the_background_and_by_its_next_reader() {
     node.read(13).await;
     assert!(path.exists());
     node.assert_counted().await;
+
+    // What a power loss made doubtful is checked in the same way.
+    let Limited {
+        folder,
+        reader,
+        clock,
+        cache,
+    } = node;
+    drop(cache);
+    lose_power(folder.path());
+    let cache = open_limited(folder.path(), &reader, &clock, 8 * MIB);
+    let unverified = async || cache.usage().await.unwrap().unverified;
+    assert_eq!(unverified().await, 20);
+    let mut slot = cache.recheck_some(0).await;
+    while slot > 0 {
+        slot = cache.recheck_some(slot).await;
+    }
+    assert_eq!(unverified().await, 0);
+    assert_eq!(cache.usage().await.unwrap().contents, 20);
 }
