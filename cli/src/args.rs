@@ -34,6 +34,15 @@ pub(crate) struct Global {
         value_name = "URL"
     )]
     pub(crate) store: Option<String>,
+    /// How long a request to the store may take with all its retries [default: 120]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_STORE_TIMEOUT",
+        value_name = "SECONDS"
+    )]
+    pub(crate) store_timeout: Option<u64>,
     /// Members of the region's cache
     #[arg(
         long,

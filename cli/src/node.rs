@@ -60,6 +60,7 @@ async fn start(settings: &Settings, client: &Client) -> Result<NodeInfo, Failure
         command.args(["--region-cache", &settings.region_cache.join(",")]);
     }
     let limits = [
+        ("--store-timeout", settings.store_timeout),
         ("--cache-size", settings.cache.bytes_max),
         ("--cache-files", settings.cache.files_max),
     ];

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nacre_blobstore::{
     BlobStore, ChunkIndex, Clock, Digest, IndexError, StoreOptions, StoreUrl, SystemClock,
@@ -27,6 +28,7 @@ struct SettingsFile {
     store: Option<String>,
     #[serde(default)]
     region_cache: Vec<String>,
+    store_timeout: Option<u64>,
     cache_size: Option<Size>,
     cache_files: Option<u64>,
 }
@@ -54,6 +56,8 @@ impl Size {
 pub(crate) struct Settings {
     pub(crate) root: PathBuf,
     pub(crate) store: StoreUrl,
+    /// In seconds.
+    pub(crate) store_timeout: Option<u64>,
     pub(crate) region_cache: Vec<String>,
     pub(crate) cache: NodeCacheOptions,
     pub(crate) json: bool,
@@ -90,6 +94,7 @@ impl Settings {
         Ok(Self {
             root,
             store,
+            store_timeout: global.store_timeout.or(file.store_timeout),
             region_cache,
             cache: NodeCacheOptions {
                 bytes_max: global.cache_size.or(cache_size),
@@ -105,6 +110,9 @@ impl Settings {
     pub(crate) fn open_store(&self) -> Result<Arc<dyn BlobStore>, Failure> {
         let mut options = StoreOptions::new(Arc::clone(&self.clock), self.seed());
         options.config = cloud_environment();
+        if let Some(seconds) = self.store_timeout {
+            options.retry.deadline = Duration::from_secs(seconds);
+        }
         open_store(&self.store, &options)
             .map_err(Failure::of("open store", &self.store.to_string()))
     }
@@ -126,9 +134,7 @@ impl Settings {
                         output::note("waiting for another nacre that uses this root's index");
                         told = true;
                     }
-                    self.clock
-                        .sleep(std::time::Duration::from_millis(INDEX_POLL_MS))
-                        .await;
+                    self.clock.sleep(Duration::from_millis(INDEX_POLL_MS)).await;
                 }
                 opened => {
                     let object = path.display().to_string();

@@ -60,6 +60,7 @@ impl Node {
             "NACRE_ROOT",
             "NACRE_STORE",
             "NACRE_REGION_CACHE",
+            "NACRE_STORE_TIMEOUT",
             "NACRE_CACHE_SIZE",
             "NACRE_CACHE_FILES",
             "NACRE_CONFIG",

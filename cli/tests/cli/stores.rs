@@ -1,8 +1,11 @@
 //! Stores that are elsewhere or damaged, and daemons that are killed.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -159,4 +162,90 @@ fn a_killed_daemon_is_replaced() {
     assert_ne!(node.daemon(), Some(killed));
     read_both(&after);
     node.fsck();
+}
+
+/// Stands between a node and an S3 server, and can stop answering.
+struct Proxy {
+    address: SocketAddr,
+    dead: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    fn to(server: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let dead = Arc::new(AtomicBool::new(false));
+        let (server, is_dead) = (server.to_owned(), Arc::clone(&dead));
+        std::thread::spawn(move || {
+            for near in listener.incoming() {
+                let near = near.unwrap();
+                let Ok(far) = TcpStream::connect(&server) else {
+                    continue;
+                };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let is_dead = Arc::clone(&is_dead);
+                    std::thread::spawn(move || pass_on(from, to, &is_dead));
+                }
+            }
+        });
+        Self { address, dead }
+    }
+}
+
+/// Passes bytes on; swallows them while dead.
+fn pass_on(mut from: TcpStream, mut to: TcpStream, is_dead: &AtomicBool) {
+    let mut buffer = [0; 1 << 16];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if !is_dead.load(Ordering::Relaxed) && to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+    drop(to.shutdown(Shutdown::Both));
+}
+
+#[test]
+fn a_dead_origin_costs_what_is_missing_for_as_long_as_it_is_dead() {
+    let Ok(endpoint) = std::env::var("NACRE_TEST_S3_ENDPOINT") else {
+        println!("SKIPPED: NACRE_TEST_S3_ENDPOINT is not set");
+        return;
+    };
+    for mode in ["kernel", "fuse"] {
+        dead_origin(&endpoint, mode);
+    }
+}
+
+fn dead_origin(endpoint: &str, mode: &str) {
+    let bucket = std::env::var("NACRE_TEST_S3_BUCKET").unwrap_or_else(|_| "nacre".into());
+    let proxy = Proxy::to(endpoint.strip_prefix("http://").unwrap());
+    let node = Node::new();
+    let unique = node.path("").file_name().unwrap().to_owned();
+    let store = format!("s3://{bucket}/{}", unique.to_str().unwrap());
+    let on = |arguments: &[&str]| {
+        let all = [&["--store", &store, "--store-timeout", "2"], arguments].concat();
+        let output = node
+            .command(&all)
+            .env("AWS_ENDPOINT_URL", format!("http://{}", proxy.address))
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+    };
+    on(&["image", "add", &source(&node), "--name", "app"]);
+    let mount = node.empty("mount");
+    on(&["mount", "--mode", mode, "app", mount.to_str().unwrap()]);
+    let small = || std::fs::read(mount.join("small")).unwrap();
+    assert_eq!(small(), b"small");
+    proxy.dead.store(true, Ordering::Relaxed);
+    let large = mount.join("large");
+    let late = std::thread::spawn(move || std::fs::read(large).map(|bytes| bytes.len()));
+    for _ in 0..100 {
+        assert_eq!(small(), b"small");
+    }
+    assert!(!late.is_finished(), "it should wait for the store");
+    let error = late.join().unwrap().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(EIO), "{mode}: {error}");
+    proxy.dead.store(false, Ordering::Relaxed);
+    read_both(&mount);
+    on(&["umount", mount.to_str().unwrap()]);
 }
