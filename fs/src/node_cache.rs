@@ -11,7 +11,8 @@
 //!   when those who asked for it are gone.
 //! - A read is answered as soon as the chunks that it overlaps are there; writing them to disk
 //!   happens after the answer. Until a large content is complete its bytes are right as far as
-//!   its list of chunks is, which is checked by then. A disk that is full or broken costs repeated fetches, not errors.
+//!   its list of chunks is, which is checked by then. A disk that is full or broken costs repeated
+//!   fetches, not errors.
 //! - Contents of one chunk go to the store whole; larger ones collect chunks in a file with
 //!   holes, which moves to the store once all are there and their hash is the content's id.
 //! - A small content that a lookup of overlayfs waits for is in the store and the arrivals before

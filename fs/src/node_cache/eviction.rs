@@ -3,14 +3,14 @@
 //! Files that are complete are opened without our knowledge, and overlayfs leaves no trace of it
 //! but the pages that are then in the page cache. A content that is about to be evicted is
 //! therefore looked at (`preadv2` with `RWF_NOWAIT`: cachestat(2) would tell more, but has no safe
-//! wrapper). If its pages are there they are dropped, and it goes another round: pages that are there
-//! at its end were read since. Those that cannot be dropped are mapped, so in use. Pages of a
-//! file written within [`CLEAN_AFTER`] say nothing, as they are those that we wrote.
+//! wrapper). If its pages are there they are dropped, and it goes another round: pages that are
+//! there at its end were read since, or are mapped, so could not be dropped. Pages of a file
+//! written within [`CLEAN_AFTER`] say nothing, as they are those that we wrote.
 //!
-//! Eviction unlinks. A file that is open or known to a mount goes on being read; its
-//! space comes back when no one holds it, at the latest when the sandboxes end that opened it. The
-//! kernel offers no cheap way to count that space, so it is counted as free; where it is not, writing finds the disk
-//! full, and the quota is lowered to what fits.
+//! Eviction unlinks. A file that is open or known to a mount goes on being read; its space comes
+//! back when no one holds it, at the latest when the sandboxes end that opened it. The kernel
+//! offers no cheap way to count that space, so it is counted as free; where it is not, writing
+//! finds the disk full, and the quota is lowered to what fits.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};

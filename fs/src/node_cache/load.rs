@@ -15,8 +15,8 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// Starts to walk: fills the table, takes the second names of the last run away and deletes what
-    /// is trash; then evicts what is above the quota.
+    /// Starts to walk: fills the table, takes the second names of the last run away and deletes
+    /// what is trash; then evicts what is above the quota.
     pub(super) fn start(inner: Arc<Inner>) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);

@@ -2,7 +2,8 @@
 //!
 //! Room is reserved before it is written to, so the quota holds at every moment, up to what a file
 //! system adds for its own extents. Until the walk at the start has counted what is there
-//! ([`super::load`]), all that the file system holds counts as the cache's: too much, never too little.
+//! ([`super::load`]), all that the file system holds counts as the cache's: too much, never too
+//! little.
 //!
 //! A disk may be full below the quota. The quota in force is then lowered to what fitted, and
 //! rises again by [`RISE_SHARE`] each [`RISE_EVERY`] while there is space.

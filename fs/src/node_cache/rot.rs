@@ -3,8 +3,8 @@
 //! Files are read past the page cache where the file system can do that: it is the disk that is
 //! checked, and pages that were not there do not come to be, which would look like a use.
 //!
-//! A bad content is unlinked and fetched again when it is next needed. Who has it open, or mapped, goes on with
-//! the bad file: there is no way to take it from them.
+//! A bad content is unlinked and fetched again when it is next needed. Who has it open, or mapped,
+//! goes on with the bad file: there is no way to take it from them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};

@@ -6,9 +6,9 @@
 //! - **Orderly**: everything was synced, then `clean` was written. All is trusted.
 //! - **The process was killed, the machine went on.** A content got its name after its bytes were
 //!   written by write(2), and what was written is in the page cache, whoever wrote it. So complete
-//!   contents are trusted, and stay where live mounts look for them. Files that were being written have
-//!   no name and are deleted. Of large contents that are not complete nothing is believed: a chunk
-//!   may be half written, so each is checked at its first use.
+//!   contents are trusted, and stay where live mounts look for them. Files that were being written
+//!   have no name and are deleted. Of large contents that are not complete nothing is believed: a
+//!   chunk may be half written, so each is checked at its first use.
 //! - **The machine stopped**, or the file system was mounted anew. Any of what was
 //!   written last may be missing, in any order: names without bytes, bytes without names.
 //!   Because overlayfs reads the store without asking, all of it moves to `unverified`: at most
@@ -17,8 +17,8 @@
 //!
 //! The last two differ by `session`: the kernel's boot id and the id of the mount, which are not
 //! the same again after the machine or the file system stopped. A process in another mount
-//! namespace sees another mount, and trusts less than it could. An error of the disk itself while the
-//! kernel writes back is seen by nobody here: it is rot, for [`super::rot`] to find.
+//! namespace sees another mount, and trusts less than it could. An error of the disk itself while
+//! the kernel writes back is seen by nobody here: it is rot, for [`super::rot`] to find.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

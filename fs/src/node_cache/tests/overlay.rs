@@ -1,4 +1,5 @@
-//! Eviction and restarts under a live overlay mount. Needs root, and xattrs in the temporary folder.
+//! Eviction and restarts under a live overlay mount. Needs root, and a temporary folder that keeps
+//! trusted xattrs.
 
 use rustix::fs::{Advice, XattrFlags, fadvise, setxattr};
 
