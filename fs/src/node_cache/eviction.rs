@@ -125,7 +125,7 @@ impl Inner {
     }
 
     /// Evicts a candidate, unless it is being read or was used since it was chosen.
-    fn evict(&self, content: ContentId) -> Option<u64> {
+    pub(super) fn evict(&self, content: ContentId) -> Option<u64> {
         let _names = self.names.lock(content);
         if !self.locals.remove_idle(content) {
             self.quota.with(|table| table.spare(content, true, false));

@@ -265,3 +265,51 @@ async fn rot_is_found_in_the_background_and_by_its_next_reader() {
     assert_eq!(unverified().await, 0);
     assert_eq!(cache.usage().await.unwrap().contents, 20);
 }
+
+#[tokio::test]
+async fn an_eviction_waits_for_who_gives_the_content_a_name() {
+    let node = Limited::new(MIB);
+    let content = node.read(0).await;
+    let inner = Arc::clone(&node.cache.inner);
+    let candidate = inner.quota.choose(inner.now()).unwrap();
+    assert_eq!(candidate.content, content);
+    let (evicted, outcome) = std::sync::mpsc::channel();
+    let naming = inner.names.lock(content);
+    let evicting = Arc::clone(&inner);
+    let thread = std::thread::spawn(move || evicted.send(evicting.evict(content)));
+    let early = outcome.recv_timeout(Duration::from_millis(50));
+    assert!(early.is_err(), "it does not wait");
+    // As a lookup does that finds it meanwhile.
+    node.cache.used(content);
+    drop(naming);
+    assert_eq!(outcome.recv().unwrap(), None);
+    thread.join().unwrap().unwrap();
+    assert!(node.has(content));
+    node.assert_counted().await;
+}
+
+#[tokio::test]
+async fn what_is_found_at_a_start_counts_and_makes_room_for_what_comes() {
+    let mut node = Limited::new(MIB);
+    let mut before = Vec::new();
+    for number in 0..10 {
+        before.push(node.read(number).await);
+    }
+    drop(node.cache);
+    // The walk and the reads race; a write waits for it where the disk holds more than the quota.
+    let options = NodeCacheOptions {
+        bytes_max: Some(MIB),
+        files_max: None,
+    };
+    let (reader, clock) = (Arc::clone(&node.reader), Arc::clone(&node.clock));
+    node.cache = NodeCache::open_with(node.folder.path(), reader, clock, options).unwrap();
+    for number in 10..15 {
+        let content = node.read(number).await;
+        assert!(node.has(content));
+        node.assert_counted().await;
+    }
+    let left = before.iter().filter(|content| node.has(**content)).count();
+    assert!((5..10).contains(&left), "{left}");
+    let stats = node.cache.stats();
+    assert_eq!((stats.contents, stats.evicted, stats.unstored), (10, 5, 0));
+}
