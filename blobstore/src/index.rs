@@ -252,9 +252,19 @@ impl ChunkIndex {
     /// # Errors
     /// [`IndexError::Malformed`] when there is none.
     pub fn frame(&self, location: Location) -> Result<FrameEntry, IndexError> {
-        let key = frame_key(location.pack, location.frame);
+        let frame = self.frame_numbered(location.pack, location.frame)?;
+        frame.ok_or(IndexError::Malformed("location in an unknown frame"))
+    }
+
+    /// Returns a frame of a pack by number, if the pack has so many.
+    pub(crate) fn frame_numbered(
+        &self,
+        pack: u32,
+        frame: u32,
+    ) -> Result<Option<FrameEntry>, IndexError> {
+        let key = frame_key(pack, frame);
         let value = self.db.get_pinned_cf(self.family(FRAMES), key)?;
-        decode_frame(&value.ok_or(IndexError::Malformed("location in an unknown frame"))?)
+        value.map(|value| decode_frame(&value)).transpose()
     }
 
     /// Returns the packs that hold `items`, and those items that no known pack holds.

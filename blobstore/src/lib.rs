@@ -50,7 +50,7 @@ pub use metadata_image::{
 };
 pub use pack::{Item, ItemKind, PackIndex, PackIndexError, PackKind, PackName};
 pub use publish::{is_staging, publish, publish_new, reap_staging, sync_directory};
-pub use reader::{ReadError, Reader, ReaderOptions, ReaderStats, TierStats};
+pub use reader::{Prefetched, ReadError, Reader, ReaderOptions, ReaderStats, Suspended, TierStats};
 pub use record::{Record, RecordError, RecordKind};
 pub use refs::{Ref, RefError, RefName, RefNameError, delete_ref, list_refs, read_ref, write_ref};
 pub use source::{ChunkSource, Origin, Tier, UnverifiedBytes};

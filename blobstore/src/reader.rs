@@ -3,23 +3,34 @@
 //! One fetch per frame, however many readers wait for it, and they share its error too. What
 //! fails its hash in one tier is asked of the next; what fails everywhere is
 //! [`ReadError::Corrupt`], never wrong bytes. Recently used frames and trees stay in memory.
+//!
+//! Frames come ahead of their readers in two ways: [`Reader::prefetch`] when it is known what will
+//! be read, and around what is read when it is not (see [`read_ahead`]).
 
+mod fetch;
 mod flight;
+mod prefetch;
+mod read_ahead;
 mod recent;
 mod stats;
 
+pub use prefetch::{Prefetched, Suspended};
 pub use stats::{ReaderStats, TierStats};
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
+
 use crate::chunk_list::ChunkListError;
-use crate::frame::{Frame, FrameEntry};
-use crate::pack::{ItemKind, PackName};
+use crate::frame::FrameEntry;
+use crate::pack::ItemKind;
 use crate::{
     Chunk, ChunkId, ChunkIndex, ChunkList, ChunkSource, ContentId, Digest, IndexError, Location,
-    StoreError, Tree, TreeError, TreeId, UnverifiedBytes,
+    StoreError, Tier, Tree, TreeError, TreeId, UnverifiedBytes,
 };
+use fetch::Shared;
 use flight::SingleFlight;
+use read_ahead::ReadAhead;
 use recent::Recent;
 use stats::Counters;
 
@@ -30,6 +41,9 @@ pub struct ReaderOptions {
     pub frame_cache_bytes: usize,
     /// Encoded bytes of decoded trees that are kept in memory; decoded they take some 3 times that.
     pub tree_cache_bytes: usize,
+    /// How much may be fetched in vain because it was near what was read, in percent of the bytes
+    /// that were read. 0: fetch only what is asked for.
+    pub read_ahead_percent: u64,
 }
 
 impl Default for ReaderOptions {
@@ -37,6 +51,7 @@ impl Default for ReaderOptions {
         Self {
             frame_cache_bytes: 64 << 20,
             tree_cache_bytes: 8 << 20,
+            read_ahead_percent: 50,
         }
     }
 }
@@ -79,18 +94,8 @@ pub enum ReadError {
 /// Reads verified items through a list of tiers. Cheap to share behind an `Arc`.
 #[derive(Debug)]
 pub struct Reader {
-    index: Arc<ChunkIndex>,
     shared: Arc<Shared>,
-    flights: SingleFlight<(u32, u32), Result<Arc<Frame>, ReadError>>,
     trees: Mutex<Recent<TreeId, Arc<Tree>>>,
-}
-
-/// What a fetch needs; it outlives the reader that asked for it.
-#[derive(Debug)]
-struct Shared {
-    sources: Vec<Arc<dyn ChunkSource>>,
-    frames: Mutex<Recent<(u32, u32), Arc<Frame>>>,
-    counters: Counters,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -105,22 +110,23 @@ impl Reader {
         options: ReaderOptions,
     ) -> Self {
         let shared = Arc::new(Shared {
+            index,
             sources,
             frames: Mutex::new(Recent::new(options.frame_cache_bytes)),
+            held: Mutex::default(),
+            flights: SingleFlight::default(),
+            ahead: ReadAhead::new(options.read_ahead_percent),
+            ahead_turns: Arc::new(Semaphore::new(prefetch::AHEAD_TASKS_MAX)),
+            prefetch_room: Arc::new(Semaphore::new(prefetch::PREFETCH_KIB_MAX)),
             counters: Counters::default(),
         });
         let trees = Mutex::new(Recent::new(options.tree_cache_bytes));
-        Self {
-            index,
-            shared,
-            flights: SingleFlight::default(),
-            trees,
-        }
+        Self { shared, trees }
     }
 
     /// Returns the index that this reader looks things up in.
-    pub const fn index(&self) -> &Arc<ChunkIndex> {
-        &self.index
+    pub fn index(&self) -> &Arc<ChunkIndex> {
+        &self.shared.index
     }
 
     /// Returns how much was read from which tier.
@@ -200,7 +206,7 @@ impl Reader {
             return Ok(0);
         }
         let found = self
-            .index
+            .index()
             .locate(chunk)
             .map_err(|e| index_error(chunk, e))?;
         if let Some(location) = found {
@@ -216,13 +222,25 @@ impl Reader {
         Ok(list.size_bytes())
     }
 
+    /// Returns where the frame of a chunk came from, while that is in memory.
+    pub fn tier_of(&self, chunk: ChunkId) -> Option<Tier> {
+        let location = self.index().chunk(chunk).ok().flatten()?;
+        let frame = self.shared.get((location.pack, location.frame));
+        frame.map(|frame| frame.tier)
+    }
+
     fn locate(&self, kind: ItemKind) -> Result<Location, ReadError> {
-        let found = self.index.locate(kind).map_err(|e| index_error(kind, e))?;
+        let found = self
+            .index()
+            .locate(kind)
+            .map_err(|e| index_error(kind, e))?;
         found.ok_or_else(|| not_found(kind))
     }
 
     fn entry(&self, kind: ItemKind, location: Location) -> Result<FrameEntry, ReadError> {
-        self.index.frame(location).map_err(|e| index_error(kind, e))
+        self.index()
+            .frame(location)
+            .map_err(|e| index_error(kind, e))
     }
 
     /// Returns the bytes of an item of a frame that matched its hash, not yet checked themselves.
@@ -236,79 +254,25 @@ impl Reader {
         location: Location,
     ) -> Result<UnverifiedBytes, ReadError> {
         let key = (location.pack, location.frame);
-        let cached = lock(&self.shared.frames).get(&key);
+        let cached = self.shared.get(key);
+        self.shared.read_ahead(key, cached.is_none());
         let frame = match cached {
             Some(frame) => frame,
             None => {
                 let entry = self.entry(kind, location)?;
-                let pack = self
-                    .index
-                    .pack(location.pack)
-                    .map_err(|e| index_error(kind, e))?;
+                let pack = self.index().pack(location.pack);
+                let pack = pack.map_err(|e| index_error(kind, e))?;
                 let shared = Arc::clone(&self.shared);
                 let fetch = async move { shared.fetch(key, pack, entry).await };
+                let landed = || self.shared.get(key).map(Ok);
                 let stopped = || Err(ReadError::Stopped(kind.to_string()));
-                self.flights.run(key, fetch, stopped).await?
+                self.shared.flights.run(key, landed, fetch, stopped).await?
             }
         };
         frame
+            .frame
             .item(location.item)
             .ok_or_else(|| corrupt(kind, &"frame has no such item"))
-    }
-}
-
-impl Shared {
-    /// Fetches a frame from the first tier that gives right bytes.
-    async fn fetch(
-        &self,
-        key: (u32, u32),
-        pack: PackName,
-        entry: FrameEntry,
-    ) -> Result<Arc<Frame>, ReadError> {
-        let entry = Arc::new(entry);
-        let what = format!("frame at {} of pack {}", entry.offset_bytes, pack.id);
-        let mut failed = None;
-        for source in &self.sources {
-            match source.fetch(pack, entry.range()).await {
-                Ok(bytes) => {
-                    self.counters
-                        .fetched(source.tier(), entry.stored_bytes.into());
-                    let decoding = Arc::clone(&entry);
-                    // Hashing and decompressing 1 MiB takes about a millisecond.
-                    let decoded = tokio::task::spawn_blocking(move || decoding.decode(bytes)).await;
-                    match decoded {
-                        Ok(Ok(frame)) => {
-                            let frame = Arc::new(frame);
-                            let size = frame.plain_bytes();
-                            lock(&self.frames).insert(key, Arc::clone(&frame), size);
-                            return Ok(frame);
-                        }
-                        Ok(Err(error)) => {
-                            self.counters.corrupt(source.tier());
-                            let (tier, reason) = (source.tier(), error.to_string());
-                            tracing::warn!(%tier, %what, %reason, "dropped corrupt frame");
-                            failed = Some(ReadError::Corrupt {
-                                what: what.clone(),
-                                reason,
-                            });
-                        }
-                        Err(_) => return Err(ReadError::Stopped(what)),
-                    }
-                }
-                Err(error) => {
-                    let source = Arc::new(error);
-                    let error = ReadError::Unavailable {
-                        what: what.clone(),
-                        source,
-                    };
-                    failed = Some(match failed {
-                        Some(corrupt @ ReadError::Corrupt { .. }) => corrupt,
-                        _ => error,
-                    });
-                }
-            }
-        }
-        Err(failed.unwrap_or(ReadError::NotFound(what)))
     }
 }
 

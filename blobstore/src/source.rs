@@ -40,6 +40,12 @@ impl UnverifiedBytes {
         Self(bytes)
     }
 
+    /// Returns a part of the bytes, no less unchecked; `None` when they do not reach so far.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Option<Self> {
+        let inside = range.start <= range.end && range.end <= self.0.len();
+        inside.then(|| Self(self.0.slice(range)))
+    }
+
     /// Returns the bytes for checking or decoding. Never serve them.
     pub fn into_untrusted(self) -> Bytes {
         self.0

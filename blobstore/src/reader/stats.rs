@@ -7,7 +7,7 @@ use crate::Tier;
 /// Reads from one tier.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TierStats {
-    /// Frames fetched.
+    /// Requests that brought frames, one or several neighbours each.
     pub reads: u64,
     /// Bytes fetched, as stored.
     pub bytes: u64,

@@ -1,3 +1,5 @@
+mod prefetch;
+
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -101,6 +103,7 @@ fn list() -> ChunkList {
 const UNCACHED: ReaderOptions = ReaderOptions {
     frame_cache_bytes: 0,
     tree_cache_bytes: 0,
+    read_ahead_percent: 0,
 };
 
 #[tokio::test(flavor = "multi_thread")]

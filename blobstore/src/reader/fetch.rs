@@ -1,0 +1,209 @@
+//! Fetching frames: one for a reader that waits, or a run of neighbours ahead of any reader.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::sync::Semaphore;
+
+use super::flight::{Announced, SingleFlight};
+use super::read_ahead::ReadAhead;
+use super::recent::Recent;
+use super::stats::Counters;
+use super::{ReadError, lock};
+use crate::frame::{Frame, FrameEntry};
+use crate::pack::PackName;
+use crate::{ChunkIndex, ChunkSource, Tier, UnverifiedBytes};
+
+/// Entries for held frames at which those that nobody holds any more are taken out.
+const HELD_SWEEP: usize = 1024;
+
+/// Number of a pack in the index, number of the frame in the pack.
+pub(super) type FrameKey = (u32, u32);
+pub(super) type Fetched = Result<Arc<Arrived>, ReadError>;
+
+/// A frame and where it came from.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) frame: Frame,
+    pub(super) tier: Tier,
+}
+
+/// What a fetch needs; it outlives the reader that asked for it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) index: Arc<ChunkIndex>,
+    pub(super) sources: Vec<Arc<dyn ChunkSource>>,
+    pub(super) frames: Mutex<Recent<FrameKey, Arc<Arrived>>>,
+    /// Frames that a prefetch holds until they are taken: found as those in `frames` are.
+    pub(super) held: Mutex<HashMap<FrameKey, Weak<Arrived>>>,
+    pub(super) flights: SingleFlight<FrameKey, Fetched>,
+    pub(super) ahead: ReadAhead,
+    pub(super) ahead_turns: Arc<Semaphore>,
+    pub(super) prefetch_room: Arc<Semaphore>,
+    pub(super) counters: Counters,
+}
+
+/// A frame that was announced and is to be fetched with its neighbours.
+pub(super) struct Wanted {
+    announced: Announced<FrameKey, Fetched>,
+    entry: FrameEntry,
+}
+
+impl Shared {
+    /// Fetches a frame from the first tier that gives right bytes.
+    pub(super) async fn fetch(&self, key: FrameKey, pack: PackName, entry: FrameEntry) -> Fetched {
+        self.ahead.missed(entry.stored_bytes);
+        let entry = Arc::new(entry);
+        let what = format!("frame at {} of pack {}", entry.offset_bytes, pack.id);
+        let mut failed = None;
+        for source in &self.sources {
+            match source.fetch(pack, entry.range()).await {
+                Ok(bytes) => {
+                    self.counters
+                        .fetched(source.tier(), entry.stored_bytes.into());
+                    let decoding = Arc::clone(&entry);
+                    // Hashing and decompressing 1 MiB takes about a millisecond.
+                    let decoded = tokio::task::spawn_blocking(move || decoding.decode(bytes)).await;
+                    match decoded {
+                        Ok(Ok(frame)) => return Ok(self.keep(key, frame, source.tier())),
+                        Ok(Err(error)) => {
+                            self.counters.corrupt(source.tier());
+                            let (tier, reason) = (source.tier(), error.to_string());
+                            tracing::warn!(%tier, %what, %reason, "dropped corrupt frame");
+                            failed = Some(ReadError::Corrupt {
+                                what: what.clone(),
+                                reason,
+                            });
+                        }
+                        Err(_) => return Err(ReadError::Stopped(what)),
+                    }
+                }
+                Err(error) => {
+                    let source = Arc::new(error);
+                    let error = ReadError::Unavailable {
+                        what: what.clone(),
+                        source,
+                    };
+                    failed = Some(match failed {
+                        Some(corrupt @ ReadError::Corrupt { .. }) => corrupt,
+                        _ => error,
+                    });
+                }
+            }
+        }
+        Err(failed.unwrap_or(ReadError::NotFound(what)))
+    }
+
+    fn keep(&self, key: FrameKey, frame: Frame, tier: Tier) -> Arc<Arrived> {
+        let size_bytes = frame.plain_bytes();
+        let arrived = Arc::new(Arrived { frame, tier });
+        lock(&self.frames).insert(key, Arc::clone(&arrived), size_bytes);
+        arrived
+    }
+
+    /// Returns a frame that is in memory.
+    pub(super) fn get(&self, key: FrameKey) -> Option<Arc<Arrived>> {
+        if let Some(frame) = lock(&self.frames).get(&key) {
+            return Some(frame);
+        }
+        lock(&self.held).get(&key).and_then(Weak::upgrade)
+    }
+
+    /// Lets a frame be found for as long as somebody holds it.
+    fn hold(&self, key: FrameKey, frame: Frame, tier: Tier) -> Arc<Arrived> {
+        let arrived = Arc::new(Arrived { frame, tier });
+        let mut held = lock(&self.held);
+        if held.len() >= HELD_SWEEP {
+            held.retain(|_, frame| frame.strong_count() > 0);
+        }
+        held.insert(key, Arc::downgrade(&arrived));
+        arrived
+    }
+
+    /// Announces those of the frames that are neither in memory nor being fetched.
+    pub(super) fn announce(&self, frames: Vec<(FrameKey, FrameEntry)>) -> Vec<Wanted> {
+        let announce = |(key, entry)| {
+            let announced = self.flights.announce(key, || self.get(key).is_some())?;
+            Some(Wanted { announced, entry })
+        };
+        frames.into_iter().filter_map(announce).collect()
+    }
+
+    /// Fetches announced frames of one pack, in the order of their offsets, with one request from
+    /// the nearest tier that answers. Whatever goes wrong is left to those who wait for a frame:
+    /// they fetch it themselves. Returns what has come, which stays in memory for as long as it is
+    /// held, or with the recent frames if `recent`.
+    pub(super) async fn fetch_run(
+        self: &Arc<Self>,
+        pack: PackName,
+        wanted: Vec<Wanted>,
+        recent: bool,
+    ) -> HashMap<FrameKey, Arc<Arrived>> {
+        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
+            return HashMap::new();
+        };
+        let range = first.entry.offset_bytes..last.entry.range().end;
+        for source in &self.sources {
+            match source.fetch(pack, range.clone()).await {
+                Ok(bytes) => {
+                    self.counters
+                        .fetched(source.tier(), range.end - range.start);
+                    let run = Run {
+                        bytes,
+                        range,
+                        tier: source.tier(),
+                        recent,
+                    };
+                    let shared = Arc::clone(self);
+                    let decoded = tokio::task::spawn_blocking(move || shared.land(&run, wanted));
+                    return decoded.await.unwrap_or_default();
+                }
+                Err(error) => tracing::debug!(tier = %source.tier(), %error, "fetch frames ahead"),
+            }
+        }
+        HashMap::new()
+    }
+
+    /// Decodes the frames of a run, those that somebody waits for first. Blocks.
+    fn land(&self, run: &Run, mut wanted: Vec<Wanted>) -> HashMap<FrameKey, Arc<Arrived>> {
+        wanted.reverse();
+        let mut landed = HashMap::with_capacity(wanted.len());
+        while let Some(last) = wanted.len().checked_sub(1) {
+            let awaited = wanted.iter().rposition(|w| w.announced.is_awaited());
+            let Wanted { announced, entry } = wanted.remove(awaited.unwrap_or(last));
+            let Some(stored) = cut(&run.bytes, &run.range, &entry.range()) else {
+                continue;
+            };
+            let key = announced.key();
+            match entry.decode(stored) {
+                Ok(frame) => {
+                    let frame = match run.recent {
+                        true => self.keep(key, frame, run.tier),
+                        false => self.hold(key, frame, run.tier),
+                    };
+                    announced.land(Ok(Arc::clone(&frame)));
+                    landed.insert(key, frame);
+                }
+                // Who needs it asks each tier for it and reports what is wrong.
+                Err(error) => tracing::debug!(%error, "decode frame ahead"),
+            }
+        }
+        landed
+    }
+}
+
+/// The bytes of neighbouring frames.
+struct Run {
+    bytes: UnverifiedBytes,
+    range: Range<u64>,
+    tier: Tier,
+    recent: bool,
+}
+
+/// Cuts out of the bytes of `all` what lies in `range`.
+fn cut(bytes: &UnverifiedBytes, all: &Range<u64>, range: &Range<u64>) -> Option<UnverifiedBytes> {
+    let start = usize::try_from(range.start.checked_sub(all.start)?).ok()?;
+    let end = usize::try_from(range.end.checked_sub(all.start)?).ok()?;
+    bytes.slice(start..end)
+}

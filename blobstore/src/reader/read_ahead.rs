@@ -1,0 +1,236 @@
+//! Which frames to fetch without knowing what will be read: those near many that were.
+//!
+//! Files that are read together were mostly written together. For each frame that is read for the
+//! first time, the frames around it in its pack that were read before are counted, and as many
+//! following frames (half as many before, when it was not there yet) are fetched. What this costs
+//! is bounded: bytes that were fetched ahead and not read are at most a given share of those that
+//! were read, plus a fixed amount. `docs/FORMAT.md` has the measurements.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::fetch::FrameKey;
+
+/// How far around a frame those are counted that were read.
+const NEAR_FRAMES: u32 = 16;
+/// Most frames that one read fetches ahead.
+const WINDOW_FRAMES_MAX: u32 = 16;
+/// Frames of a pack whose reads are remembered: more than fit its index.
+const FRAMES_MAX: u32 = 1 << 20;
+/// Packs whose reads are remembered; beyond them all is forgotten.
+const PACKS_MAX: usize = 1024;
+/// Bytes that may be fetched ahead in vain before any was read.
+const UNREAD_BYTES_MIN: u64 = 8 << 20;
+/// Read bytes at which they and the unread ones are halved, so that old successes do not excuse
+/// new waste.
+const READ_BYTES_MAX: u64 = 256 << 20;
+
+/// What was read of which pack, and what fetching ahead has cost.
+#[derive(Debug)]
+pub(super) struct ReadAhead {
+    unread_percent_max: u64,
+    /// How many want it to rest.
+    suspended: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// One bit for each frame that was read.
+    read: HashMap<u32, Vec<u64>>,
+    /// Frames fetched ahead that nobody has read, with their stored bytes.
+    unread: HashMap<FrameKey, u32>,
+    unread_bytes: u64,
+    read_bytes: u64,
+}
+
+/// Frames of one pack that may be worth fetching, nearest first.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Candidates {
+    pub(super) pack: u32,
+    pub(super) frames: Vec<u32>,
+}
+
+impl ReadAhead {
+    /// Fetches ahead until `unread_percent_max` percent of what was read is fetched in vain; with
+    /// 0, never.
+    pub(super) fn new(unread_percent_max: u64) -> Self {
+        Self {
+            unread_percent_max,
+            suspended: AtomicUsize::new(0),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Fetches nothing ahead until as many [`resume`](Self::resume) as suspended.
+    pub(super) fn suspend(&self) {
+        self.suspended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn resume(&self) {
+        self.suspended.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn is_off(&self) -> bool {
+        self.unread_percent_max == 0 || self.suspended.load(Ordering::Relaxed) > 0
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a frame is read, which is in memory or has to be fetched (`missing`), and returns
+    /// what to fetch ahead. Of a frame that was read before this is nothing.
+    pub(super) fn note(&self, (pack, frame): FrameKey, missing: bool) -> Option<Candidates> {
+        let mut state = self.state();
+        if !state.mark(pack, frame) {
+            return None;
+        }
+        if let Some(bytes) = state.unread.remove(&(pack, frame)) {
+            state.unread_bytes = state.unread_bytes.saturating_sub(bytes.into());
+            state.count_read(bytes);
+        }
+        if self.is_off() {
+            return None;
+        }
+        let read = state.read.get(&pack)?;
+        let around = frame.saturating_sub(NEAR_FRAMES)..=frame.saturating_add(NEAR_FRAMES);
+        let near = around.filter(|near| bit(read, *near)).count();
+        let near = u32::try_from(near).unwrap_or(WINDOW_FRAMES_MAX);
+        let ahead = near.min(WINDOW_FRAMES_MAX);
+        let behind = if missing { ahead / 2 } else { 0 };
+        let following = (1..=ahead).filter_map(|n| frame.checked_add(n));
+        let preceding = (1..=behind).filter_map(|n| frame.checked_sub(n));
+        let frames: Vec<u32> = following
+            .chain(preceding)
+            .filter(|candidate| !bit(read, *candidate))
+            .filter(|candidate| !state.unread.contains_key(&(pack, *candidate)))
+            .collect();
+        (!frames.is_empty()).then_some(Candidates { pack, frames })
+    }
+
+    /// Counts bytes that a reader had to wait for.
+    pub(super) fn missed(&self, stored_bytes: u32) {
+        self.state().count_read(stored_bytes);
+    }
+
+    /// Asks whether a frame may be fetched ahead, and if so counts it as unread.
+    pub(super) fn admit(&self, key: FrameKey, stored_bytes: u32) -> bool {
+        let mut state = self.state();
+        if bit_of(&state.read, key) {
+            return false;
+        }
+        let limit = UNREAD_BYTES_MIN + state.read_bytes * self.unread_percent_max / 100;
+        let admitted = !self.is_off()
+            && state.unread_bytes + u64::from(stored_bytes) <= limit
+            && !state.unread.contains_key(&key);
+        if admitted {
+            state.unread.insert(key, stored_bytes);
+            state.unread_bytes += u64::from(stored_bytes);
+        }
+        admitted
+    }
+}
+
+impl State {
+    /// Marks a frame as read. `false` when it was before.
+    fn mark(&mut self, pack: u32, frame: u32) -> bool {
+        if frame >= FRAMES_MAX {
+            return false;
+        }
+        if self.read.len() >= PACKS_MAX && !self.read.contains_key(&pack) {
+            self.read.clear();
+        }
+        let bits = self.read.entry(pack).or_default();
+        let (word, mask) = place(frame);
+        if bits.len() <= word {
+            bits.resize(word + 1, 0);
+        }
+        let new = bits[word] & mask == 0;
+        bits[word] |= mask;
+        new
+    }
+
+    fn count_read(&mut self, stored_bytes: u32) {
+        self.read_bytes += u64::from(stored_bytes);
+        if self.read_bytes > READ_BYTES_MAX {
+            // What is unread since long never will be.
+            self.read_bytes /= 2;
+            self.unread_bytes /= 2;
+            self.unread.clear();
+        }
+    }
+}
+
+const fn place(frame: u32) -> (usize, u64) {
+    ((frame / 64) as usize, 1 << (frame % 64))
+}
+
+fn bit(bits: &[u64], frame: u32) -> bool {
+    let (word, mask) = place(frame);
+    bits.get(word).is_some_and(|word| word & mask != 0)
+}
+
+fn bit_of(read: &HashMap<u32, Vec<u64>>, (pack, frame): FrameKey) -> bool {
+    read.get(&pack).is_some_and(|bits| bit(bits, frame))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(candidates: Option<Candidates>) -> Vec<u32> {
+        candidates.map(|c| c.frames).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_window_grows_with_what_was_read_nearby() {
+        let ahead = ReadAhead::new(100);
+        assert_eq!(frames(ahead.note((0, 100), true)), [101]);
+        assert_eq!(ahead.note((0, 100), true), None, "once for each frame");
+        assert_eq!(frames(ahead.note((0, 103), true)), [104, 105, 102]);
+        assert_eq!(frames(ahead.note((0, 200), true)), [201], "far from all");
+        assert_eq!(frames(ahead.note((1, 101), true)), [102], "another pack");
+        for frame in 0..64 {
+            ahead.note((2, frame * 2), false);
+        }
+        let window = frames(ahead.note((2, 65), false));
+        assert_eq!(window.first(), Some(&67), "what was read is left out");
+        assert!(window.iter().all(|frame| *frame <= 65 + WINDOW_FRAMES_MAX));
+    }
+
+    #[test]
+    fn the_first_and_last_numbers_are_no_trouble() {
+        let ahead = ReadAhead::new(100);
+        assert_eq!(frames(ahead.note((0, 0), true)), [1]);
+        assert_eq!(frames(ahead.note((0, 1), true)), [2, 3]);
+    }
+
+    #[test]
+    fn unread_bytes_are_bounded_by_what_was_read() {
+        let ahead = ReadAhead::new(50);
+        let frame_bytes = 1 << 20;
+        let admitted = |ahead: &ReadAhead, pack| {
+            (0..1000)
+                .filter(|f| ahead.admit((pack, *f), frame_bytes))
+                .count()
+        };
+        assert_eq!(admitted(&ahead, 0), 8, "the fixed amount");
+        assert_eq!(admitted(&ahead, 1), 0);
+        // Reading two of them frees their room and adds half as much.
+        ahead.note((0, 0), false);
+        ahead.note((0, 1), false);
+        assert_eq!(admitted(&ahead, 2), 3);
+        ahead.missed(4 * frame_bytes);
+        assert_eq!(admitted(&ahead, 3), 2);
+        assert!(!ahead.admit((0, 0), 1), "it was read");
+        assert_eq!(admitted(&ReadAhead::new(0), 0), 0, "switched off");
+        let ahead = ReadAhead::new(50);
+        ahead.suspend();
+        assert_eq!(ahead.note((0, 0), true), None);
+        assert_eq!(admitted(&ahead, 0), 0);
+        ahead.resume();
+        assert_eq!(frames(ahead.note((0, 1), true)), [2, 3], "reads were noted");
+    }
+}

@@ -1,0 +1,206 @@
+//! Fetching ahead: what is asked of the store, and that nobody who reads is worse off.
+
+use futures::StreamExt;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::testing::{Fault, FaultKind};
+use crate::{PackName, StoreError, Tier};
+
+/// Two chunks of a [`Bench`] share a frame.
+const CHUNKS: std::ops::Range<u8> = 0..24;
+const FRAMES: u64 = 12;
+
+const NOT_AHEAD: ReaderOptions = ReaderOptions {
+    frame_cache_bytes: 64 << 20,
+    tree_cache_bytes: 0,
+    read_ahead_percent: 0,
+};
+
+fn items(numbers: impl IntoIterator<Item = u8>) -> Vec<ItemKind> {
+    let item = |number| ItemKind::Chunk(chunk(number).id());
+    numbers.into_iter().map(item).collect()
+}
+
+async fn prefetch(reader: &Reader, numbers: impl IntoIterator<Item = u8>) -> Vec<Prefetched> {
+    reader.prefetch(items(numbers)).collect().await
+}
+
+fn arrived(groups: &[Prefetched]) -> Vec<ItemKind> {
+    groups.iter().flat_map(|g| g.items().to_vec()).collect()
+}
+
+async fn read_all(reader: &Reader) {
+    for number in CHUNKS {
+        let read = reader.chunk(chunk(number).id()).await;
+        assert_eq!(read.unwrap(), chunk(number));
+    }
+}
+
+fn requests(bench: &Bench) -> u64 {
+    bench.faults.count(Operation::GetRange).requests
+}
+
+/// A tier whose answers to ranges of several frames wait for a permit.
+#[derive(Debug)]
+struct Narrow {
+    inner: Origin,
+    wide: Semaphore,
+    frame_bytes: u64,
+}
+
+#[async_trait::async_trait]
+impl ChunkSource for Narrow {
+    fn tier(&self) -> Tier {
+        Tier::Origin
+    }
+
+    async fn fetch(
+        &self,
+        pack: PackName,
+        range: std::ops::Range<u64>,
+    ) -> Result<UnverifiedBytes, StoreError> {
+        if range.end - range.start > self.frame_bytes {
+            self.wide.acquire().await.unwrap().forget();
+        }
+        self.inner.fetch(pack, range).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neighbours_come_in_one_request_and_stay_while_they_are_held() {
+    let bench = Bench::new(CHUNKS).await;
+    let reader = bench.reader(UNCACHED);
+    // The last frame first, and all but the frame of 10 and 11: the hole is small.
+    let wanted = (18..24).chain(0..10).chain(12..18);
+    let groups = prefetch(&reader, wanted.clone()).await;
+    assert_eq!(requests(&bench), 1);
+    let mut found = arrived(&groups);
+    found.sort_unstable();
+    let mut expected = items(wanted);
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    reader.chunk(chunk(23).id()).await.unwrap();
+    assert_eq!(requests(&bench), 1);
+    reader.chunk(chunk(10).id()).await.unwrap();
+    assert_eq!(requests(&bench), 2, "what was not wanted was not kept");
+    drop(groups);
+    reader.chunk(chunk(23).id()).await.unwrap();
+    assert_eq!(requests(&bench), 3, "nothing is kept that nobody holds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_or_unknown_costs_nothing() {
+    let bench = Bench::new(CHUNKS).await;
+    let reader = bench.reader(NOT_AHEAD);
+    assert_eq!(arrived(&prefetch(&reader, [200, 201]).await), []);
+    assert_eq!(requests(&bench), 0);
+    reader.warm(items(CHUNKS)).await;
+    assert_eq!(requests(&bench), 1);
+    let again = prefetch(&reader, [7, 200, 3]).await;
+    assert_eq!(arrived(&again), items([3, 7]));
+    read_all(&reader).await;
+    assert_eq!(requests(&bench), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_starts_at_once_fetch_each_frame_once() {
+    let bench = Bench::new(CHUNKS).await;
+    let once = Arc::new(bench.reader(NOT_AHEAD));
+    drop(prefetch(&once, CHUNKS).await);
+    let bytes_once = bench.faults.count(Operation::GetRange).bytes;
+    bench.faults.reset_counts();
+    bench.faults.delay(Duration::from_millis(20));
+    let reader = Arc::new(bench.reader(NOT_AHEAD));
+    let start = |number: u8| {
+        let reader = Arc::clone(&reader);
+        tokio::spawn(async move {
+            let groups = reader.prefetch(items((number..24).chain(0..number)));
+            let drained = groups.for_each(|group| async { drop(group) });
+            tokio::join!(drained, read_all(&reader));
+        })
+    };
+    let starts: Vec<_> = (0..8).map(start).collect();
+    for start in starts {
+        start.await.unwrap();
+    }
+    let count = bench.faults.count(Operation::GetRange);
+    // Holes of a range are fetched along with it, so what was read one by one may come again.
+    assert!(
+        count.bytes <= 2 * bytes_once,
+        "{count:?} for {bytes_once} bytes"
+    );
+    assert!(count.requests <= FRAMES, "{count:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_a_range_wait_for_it_and_others_pass_it() {
+    let bench = Bench::new(CHUNKS).await;
+    let source = Arc::new(Narrow {
+        inner: Origin::new(bench.store()),
+        wide: Semaphore::new(0),
+        frame_bytes: 100,
+    });
+    let sources = vec![Arc::clone(&source) as Arc<dyn ChunkSource>];
+    let reader = Arc::new(Reader::new(Arc::clone(&bench.index), sources, NOT_AHEAD));
+    let ahead = tokio::spawn(reader.prefetch(items(0..20)).collect::<Vec<_>>());
+    let waiting = {
+        let reader = Arc::clone(&reader);
+        // Until the range is under way the chunk is fetched alone, as ever.
+        tokio::spawn(async move {
+            while reader.shared.flights.count() == 0 {
+                tokio::task::yield_now().await;
+            }
+            reader.chunk(chunk(4).id()).await
+        })
+    };
+    assert_eq!(reader.chunk(chunk(22).id()).await.unwrap(), chunk(22));
+    assert_eq!(requests(&bench), 1, "only that one got an answer");
+    assert!(!waiting.is_finished());
+    source.wide.add_permits(1);
+    assert_eq!(waiting.await.unwrap().unwrap(), chunk(4));
+    assert_eq!(arrived(&ahead.await.unwrap()).len(), 20);
+    assert_eq!(requests(&bench), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefetch_that_fails_is_nobodys_trouble() {
+    let bench = Bench::new(CHUNKS).await;
+    let reader = Arc::new(bench.reader(NOT_AHEAD));
+    let slow = Fault::new(FaultKind::Delay(Duration::from_millis(30)));
+    bench.faults.inject(slow.times(1));
+    bench.faults.fail_next_gets(1);
+    let ahead = tokio::spawn(reader.prefetch(items(0..10)).collect::<Vec<_>>());
+    while requests(&bench) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(reader.chunk(chunk(4).id()).await.unwrap(), chunk(4));
+    let after = arrived(&ahead.await.unwrap());
+    assert!(after.len() <= 2, "only what was read meanwhile: {after:?}");
+    // A damaged frame is left to its readers, the others of its range are not.
+    bench.faults.flip_bit_in_next_gets(1, 0);
+    let groups = prefetch(&reader, 10..24).await;
+    assert_eq!(arrived(&groups).len(), 12);
+    assert_eq!(reader.stats().origin.corrupt, 0, "nobody was to be served");
+    assert_eq!(reader.chunk(chunk(10).id()).await.unwrap(), chunk(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_on_fetches_ahead_as_far_as_it_may() {
+    let bench = Bench::new(CHUNKS).await;
+    read_all(&bench.reader(NOT_AHEAD)).await;
+    assert_eq!(requests(&bench), FRAMES);
+    bench.faults.reset_counts();
+    bench.faults.delay(Duration::from_millis(10));
+    let reader = bench.reader(ReaderOptions::default());
+    read_all(&reader).await;
+    assert!(requests(&bench) < FRAMES, "{}", requests(&bench));
+    bench.faults.reset_counts();
+    let reader = bench.reader(ReaderOptions::default());
+    reader.expect(CHUNKS.map(|number| chunk(number).id()).collect());
+    while requests(&bench) == 0 {
+        tokio::task::yield_now().await;
+    }
+    read_all(&reader).await;
+    assert_eq!(requests(&bench), 1);
+}
