@@ -24,6 +24,7 @@ mod source;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trace;
 mod tree;
 mod wire;
 mod writer;
@@ -58,6 +59,10 @@ pub use store::{
     BlobStore, CONCURRENT_REQUESTS_MAX, DelayStore, Key, LimitStore, LocalStore, ObjectBackend,
     ObjectInfo, RetryPolicy, RetryStore, StoreError, StoreOptions, StoreUrl, StoreUrlError,
     Version, check as check_store, open as open_store,
+};
+pub use trace::{
+    StoredTrace, TRACE_ENTRIES_MAX, Trace, TraceEntry, TraceError, Traced, read_trace, trace_ref,
+    write_trace,
 };
 pub use tree::{
     Attributes, Device, Entry, HardLink, NAME_BYTES_MAX, Node, TARGET_BYTES_MAX, TREE_BYTES_MAX,

@@ -25,6 +25,8 @@ pub enum RecordKind {
     Image,
     /// A snapshot of a file system, directory or volume.
     Snapshot,
+    /// What starts of a file system read: see [`Trace`](crate::Trace).
+    Trace,
 }
 
 /// An immutable root.
@@ -90,6 +92,7 @@ impl Record {
         body.put_u8(match self.kind {
             RecordKind::Image => 1,
             RecordKind::Snapshot => 2,
+            RecordKind::Trace => 3,
         });
         body.put_uvarint(self.trees.len() as u64);
         for tree in &self.trees {
@@ -127,6 +130,7 @@ impl Record {
         let kind = match wire.u8()? {
             1 => RecordKind::Image,
             2 => RecordKind::Snapshot,
+            3 => RecordKind::Trace,
             _ => return Err(RecordError::Malformed("unknown kind of record")),
         };
         let mut trees = Vec::new();

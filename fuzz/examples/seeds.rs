@@ -13,7 +13,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nacre_blobstore::{
-    Digest, FrameEntry, ItemKind, Key, LeaseRecord, PackIndex, PackKind, RefName, UnverifiedBytes,
+    Digest, FrameEntry, ItemKind, Key, LeaseRecord, PackIndex, PackKind, Record, RecordKind,
+    RefName, UnverifiedBytes,
 };
 use nacre_fuzz::join_frame;
 
@@ -53,6 +54,7 @@ struct Found {
     pack_indexes: Seeds,
     records: Seeds,
     refs: Seeds,
+    traces: Seeds,
     trees: Seeds,
 }
 
@@ -73,7 +75,17 @@ impl Found {
             }
         }
         for record in files(&store.join("records"))? {
-            found.records.add(fs::read(record)?);
+            let bytes = fs::read(&record)?;
+            let id = record
+                .file_name()
+                .and_then(|name| name.to_str()?.parse().ok());
+            if let Some(id) = id
+                && let Ok(record) = Record::decode(id, &bytes)
+                && record.kind == RecordKind::Trace
+            {
+                found.traces.add(record.payload);
+            }
+            found.records.add(bytes);
         }
         for file in files(&store.join("refs"))? {
             let key = file
@@ -162,6 +174,7 @@ fn main() -> Result<(), Failure> {
         ("pack_index", found.pack_indexes),
         ("record", found.records),
         ("ref_name", found.refs),
+        ("trace", found.traces),
         ("tree", found.trees),
     ] {
         seeds.write(&Path::new(out).join(target), seeds_max, bytes_max)?;

@@ -1,0 +1,357 @@
+//! Traces: what starts of a file system read, in which order, so that the next can be ahead of it.
+//!
+//! A trace is the payload of a record and named by a ref of its own, `traces/` and the tree's id.
+//! It names contents and trees, not packs, so it serves whatever image shares them. It keeps
+//! nothing alive but the packs that its record lists: copies of what it names, in its order.
+//!
+//! ```text
+//! "NTC1" | starts uvarint | count uvarint | entry*                          at most 4 MiB
+//! entry: 1 u8 | content id | size uvarint | offset uvarint | length uvarint
+//!        2 u8 | tree id
+//!        then starts uvarint | at uvarint, us | waited uvarint, us | tier u8 (0 node, 1 region, 2 origin)
+//! ```
+
+use crate::envelope::{self, EnvelopeError};
+use crate::refs::RefError;
+use crate::wire::{Put, Truncated, Wire};
+use crate::{
+    BlobStore, ContentId, Digest, Record, RecordError, RecordId, RecordKind, Ref, RefName,
+    StoreError, Tier, TreeId, Version, read_ref, write_ref,
+};
+
+const MAGIC: &[u8; 4] = b"NTC1";
+/// Most entries of a trace.
+pub const TRACE_ENTRIES_MAX: usize = 1 << 15;
+/// Largest trace, in bytes.
+pub(crate) const TRACE_BYTES_MAX: usize = 4 << 20;
+/// Least bytes of an entry.
+const ENTRY_BYTES_MIN: usize = 1 + Digest::LEN + 4;
+/// Namespace of the refs of traces.
+const TRACES_NAMESPACE: &str = "traces";
+
+/// What was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Traced {
+    /// A range of a content, not empty.
+    Content {
+        /// The content.
+        content: ContentId,
+        /// Its length.
+        size_bytes: u64,
+        /// Where the range starts.
+        offset_bytes: u64,
+        /// Length of the range.
+        len_bytes: u64,
+    },
+    /// A tree.
+    Tree(TreeId),
+}
+
+/// One element of a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceEntry {
+    /// What was read.
+    pub what: Traced,
+    /// In how many of the recorded starts.
+    pub starts: u32,
+    /// When it was read, in microseconds after the first read of the start that saw it first.
+    pub at_us: u64,
+    /// How long that read took, in microseconds.
+    pub waited_us: u64,
+    /// Where it was served from.
+    pub tier: Tier,
+}
+
+/// What starts of a file system read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// How many starts were recorded.
+    pub starts: u32,
+    /// What they read, in the order in which it is needed.
+    pub entries: Vec<TraceEntry>,
+}
+
+/// Why a trace is refused, not found or not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The bytes are not in the format.
+    #[error("malformed trace: {0}")]
+    Malformed(&'static str),
+    /// The file is damaged or of a later version.
+    #[error("trace: {0}")]
+    Envelope(#[from] EnvelopeError),
+    /// Its record cannot be read, or is of another kind.
+    #[error("trace: {0}")]
+    Record(#[from] RecordError),
+    /// Its ref cannot be read or changed.
+    #[error("trace: {0}")]
+    Ref(#[from] RefError),
+    /// The store failed.
+    #[error("write trace: {0}")]
+    Store(#[from] StoreError),
+}
+
+impl From<Truncated> for TraceError {
+    fn from(error: Truncated) -> Self {
+        Self::Malformed(error.0)
+    }
+}
+
+impl Trace {
+    /// Encodes the trace; entries beyond [`TRACE_ENTRIES_MAX`] are left out.
+    pub fn encode(&self) -> Vec<u8> {
+        let entries = &self.entries[..self.entries.len().min(TRACE_ENTRIES_MAX)];
+        let mut out = Vec::with_capacity(16 + entries.len() * 56);
+        out.put(MAGIC);
+        out.put_uvarint(self.starts.into());
+        out.put_uvarint(entries.len() as u64);
+        for entry in entries {
+            match entry.what {
+                Traced::Content {
+                    content,
+                    size_bytes,
+                    offset_bytes,
+                    len_bytes,
+                } => {
+                    out.put_u8(1);
+                    out.put(content.as_bytes());
+                    out.put_uvarint(size_bytes);
+                    out.put_uvarint(offset_bytes);
+                    out.put_uvarint(len_bytes);
+                }
+                Traced::Tree(tree) => {
+                    out.put_u8(2);
+                    out.put(tree.as_bytes());
+                }
+            }
+            out.put_uvarint(entry.starts.into());
+            out.put_uvarint(entry.at_us);
+            out.put_uvarint(entry.waited_us);
+            out.put_u8(match entry.tier {
+                Tier::Node => 0,
+                Tier::Region => 1,
+                Tier::Origin => 2,
+            });
+        }
+        out
+    }
+
+    /// Encodes the trace as a file of its own, with a checksum.
+    pub fn to_file(&self) -> Vec<u8> {
+        envelope::seal(*b"TRCE", &self.encode()).1
+    }
+
+    /// Decodes what [`to_file`](Self::to_file) gave.
+    ///
+    /// # Errors
+    /// [`TraceError`] for damage, and whatever is no trace.
+    pub fn from_file(bytes: &[u8]) -> Result<Self, TraceError> {
+        Self::decode(envelope::open(*b"TRCE", bytes)?.1)
+    }
+
+    /// Decodes a trace.
+    ///
+    /// # Errors
+    /// [`TraceError::Malformed`] for anything but the encoding of a valid trace.
+    pub fn decode(bytes: &[u8]) -> Result<Self, TraceError> {
+        if bytes.len() > TRACE_BYTES_MAX {
+            return Err(TraceError::Malformed("too long"));
+        }
+        let mut wire = Wire::new(bytes);
+        if wire.array()? != *MAGIC {
+            return Err(TraceError::Malformed("not a trace"));
+        }
+        let starts = wire.uvarint32()?;
+        let count = wire.count(ENTRY_BYTES_MIN)?;
+        if count > TRACE_ENTRIES_MAX {
+            return Err(TraceError::Malformed("number of entries"));
+        }
+        let mut entries = Vec::with_capacity(count);
+        for _ in 0..count {
+            entries.push(decode_entry(&mut wire)?);
+        }
+        wire.finish()?;
+        Ok(Self { starts, entries })
+    }
+}
+
+fn decode_entry(wire: &mut Wire<'_>) -> Result<TraceEntry, TraceError> {
+    let kind = wire.u8()?;
+    let id = Digest::from_bytes(wire.array()?);
+    let what = match kind {
+        1 => {
+            let (size_bytes, offset_bytes) = (wire.uvarint()?, wire.uvarint()?);
+            let len_bytes = wire.uvarint()?;
+            let inside = offset_bytes
+                .checked_add(len_bytes)
+                .is_some_and(|end| end <= size_bytes);
+            if !inside || len_bytes == 0 {
+                return Err(TraceError::Malformed("range outside its content"));
+            }
+            Traced::Content {
+                content: ContentId::new(id),
+                size_bytes,
+                offset_bytes,
+                len_bytes,
+            }
+        }
+        2 => Traced::Tree(TreeId::new(id)),
+        _ => return Err(TraceError::Malformed("kind of an entry")),
+    };
+    Ok(TraceEntry {
+        what,
+        starts: wire.uvarint32()?,
+        at_us: wire.uvarint()?,
+        waited_us: wire.uvarint()?,
+        tier: match wire.u8()? {
+            0 => Tier::Node,
+            1 => Tier::Region,
+            2 => Tier::Origin,
+            _ => return Err(TraceError::Malformed("tier")),
+        },
+    })
+}
+
+/// Returns the ref of the trace of a tree, or of whatever else has a digest.
+pub fn trace_ref(of: &Digest) -> RefName {
+    let name = format!("{TRACES_NAMESPACE}/{of}");
+    name.parse().expect("hexadecimal digits make a name")
+}
+
+/// A trace as it is stored, with what is needed to replace it.
+#[derive(Debug, Clone)]
+pub struct StoredTrace {
+    /// The trace.
+    pub trace: Trace,
+    /// Its record, which may list packs with copies of what the trace names.
+    pub record: Record,
+    /// The state of the ref that named it.
+    pub version: Version,
+}
+
+/// Reads the trace that a ref names; `None` when there is none. Two requests.
+///
+/// # Errors
+/// [`TraceError`].
+pub async fn read_trace(
+    store: &dyn BlobStore,
+    name: &RefName,
+) -> Result<Option<StoredTrace>, TraceError> {
+    let Some((target, version)) = read_ref(store, name).await? else {
+        return Ok(None);
+    };
+    let record = Record::read(store, target.record).await?;
+    if record.kind != RecordKind::Trace {
+        return Err(TraceError::Malformed("record of another kind"));
+    }
+    Ok(Some(StoredTrace {
+        trace: Trace::decode(&record.payload)?,
+        record,
+        version,
+    }))
+}
+
+/// Writes a trace's record and lets the ref name it, if the ref is still as `seen`. The packs that
+/// the record lists must be durable. Returns the record's id.
+///
+/// # Errors
+/// [`TraceError::Ref`] with [`StoreError::Exists`] or [`StoreError::Conflict`] when someone else
+/// was faster.
+pub async fn write_trace(
+    store: &dyn BlobStore,
+    name: &RefName,
+    record: &Record,
+    changed_ms: u64,
+    seen: Option<&Version>,
+) -> Result<RecordId, TraceError> {
+    let record = record.write(store).await?;
+    write_ref(store, name, Ref { record, changed_ms }, seen).await?;
+    Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace() -> Trace {
+        let content = |number: u8, offset_bytes| TraceEntry {
+            what: Traced::Content {
+                content: ContentId::new(Digest::of(&[number])),
+                size_bytes: 5_000_000,
+                offset_bytes,
+                len_bytes: 4096,
+            },
+            starts: 2,
+            at_us: 1_000_000 * u64::from(number),
+            waited_us: 21_000,
+            tier: Tier::Origin,
+        };
+        let tree = TraceEntry {
+            what: Traced::Tree(TreeId::new(Digest::of(b"t"))),
+            tier: Tier::Node,
+            ..content(1, 0)
+        };
+        Trace {
+            starts: 3,
+            entries: vec![content(1, 0), tree, content(2, 4_995_904)],
+        }
+    }
+
+    #[test]
+    fn round_trips_and_refuses_every_cut() {
+        let bytes = trace().encode();
+        assert_eq!(Trace::decode(&bytes).unwrap(), trace());
+        for end in 0..bytes.len() {
+            assert!(Trace::decode(&bytes[..end]).is_err());
+        }
+        assert!(Trace::decode(&[&bytes[..], b"x"].concat()).is_err());
+        let mut file = trace().to_file();
+        assert_eq!(Trace::from_file(&file).unwrap(), trace());
+        file[60] ^= 1;
+        assert!(matches!(
+            Trace::from_file(&file),
+            Err(TraceError::Envelope(_))
+        ));
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let digest = Digest::of(&trace().encode()).to_string();
+        let golden = "c213468ae342aab0152ebaee337dab03863a06e0d86abe0b13f76bbd1926ac11";
+        assert_eq!(digest, golden);
+    }
+
+    #[test]
+    fn ranges_outside_their_content_are_refused() {
+        for (offset_bytes, len_bytes) in [(0, 0), (1, 5_000_000), (u64::MAX, 2), (5_000_000, 1)] {
+            let mut trace = trace();
+            trace.entries[0].what = Traced::Content {
+                content: ContentId::new(Digest::of(b"x")),
+                size_bytes: 5_000_000,
+                offset_bytes,
+                len_bytes,
+            };
+            assert!(matches!(
+                Trace::decode(&trace.encode()),
+                Err(TraceError::Malformed(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn too_many_entries_are_neither_written_nor_read() {
+        let mut trace = trace();
+        trace.entries = vec![trace.entries[1]; TRACE_ENTRIES_MAX + 1];
+        let bytes = trace.encode();
+        let decoded = Trace::decode(&bytes).unwrap();
+        assert_eq!(decoded.entries.len(), TRACE_ENTRIES_MAX);
+        let mut more = MAGIC.to_vec();
+        more.put_uvarint(1);
+        more.put_uvarint(TRACE_ENTRIES_MAX as u64 + 1);
+        more.extend_from_slice(&[2; 40 * (TRACE_ENTRIES_MAX + 1)]);
+        assert!(matches!(
+            Trace::decode(&more),
+            Err(TraceError::Malformed("number of entries"))
+        ));
+    }
+}
