@@ -4,7 +4,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use nacre_blobstore::{Chunk, ChunkId, ChunkList, ContentId, ReadError, Reader, Tree, TreeId};
+use nacre_blobstore::{
+    Chunk, ChunkId, ChunkList, ContentId, ReadError, Reader, Tier, Tree, TreeId,
+};
 
 /// Reads verified chunks, trees and chunk lists from wherever they are.
 ///
@@ -26,6 +28,14 @@ pub trait ContentReader: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the length in bytes of a content, or `None` when no known pack holds it.
     async fn content_size(&self, content: ContentId) -> Result<Option<u64>, ReadError>;
+
+    /// Says that chunks will probably be read soon. Returns at once.
+    fn expect(&self, _chunks: Vec<ChunkId>) {}
+
+    /// Returns where a chunk that was read recently came from, if that is remembered.
+    fn tier_of(&self, _chunk: ChunkId) -> Option<Tier> {
+        None
+    }
 }
 
 /// Reads verified trees, from wherever they are.
@@ -66,5 +76,13 @@ impl ContentReader for Reader {
             Err(ReadError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn expect(&self, chunks: Vec<ChunkId>) {
+        Self::expect(self, chunks);
+    }
+
+    fn tier_of(&self, chunk: ChunkId) -> Option<Tier> {
+        Self::tier_of(self, chunk)
     }
 }

@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 pub use session::{ContentMount, ContentSession, SessionError};
 
+use crate::access::on_behalf_of;
 use crate::{FsError, Lookup, Taken, View};
 use reply::{absent, errno, file_attr, file_type};
 
@@ -72,8 +73,8 @@ impl Adapter {
     }
 
     /// Runs `work` on this thread as far as it goes without waiting, and the rest as a task.
-    fn answer(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let mut work = Box::pin(work);
+    fn answer(&self, request: &Request, work: impl Future<Output = ()> + Send + 'static) {
+        let mut work = Box::pin(on_behalf_of(request.pid(), work));
         let entered = self.runtime.enter();
         // The task polls again with a waker of its own, so nothing is lost with this one.
         let first = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -111,10 +112,10 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let view = Arc::clone(&self.view);
         let name = name.as_bytes().to_vec();
-        self.answer(async move {
+        self.answer(request, async move {
             match view.lookup(parent.0, &name).await {
                 Ok(Lookup::Found(attr)) => {
                     reply.entry(&attr.valid, &file_attr(&attr), Generation(0));
@@ -134,13 +135,13 @@ impl Filesystem for Adapter {
 
     fn getattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
         let view = Arc::clone(&self.view);
-        self.answer(async move {
+        self.answer(request, async move {
             match view.getattr(ino.0).await {
                 Ok(attr) => reply.attr(&attr.valid, &file_attr(&attr)),
                 Err(error) => reply.error(errno(&error)),
@@ -166,7 +167,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -176,7 +177,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let view = Arc::clone(&self.view);
-        self.answer(async move {
+        self.answer(request, async move {
             match view.read(ino.0, offset, size.min(REQUEST_BYTES_MAX)).await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => reply.error(errno(&error)),
@@ -186,14 +187,14 @@ impl Filesystem for Adapter {
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
         let view = Arc::clone(&self.view);
-        self.answer(async move {
+        self.answer(request, async move {
             let listed = view.readdir(ino.0, offset, |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 let kind = file_type(entry.kind);
@@ -209,14 +210,14 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         let view = Arc::clone(&self.view);
-        self.answer(async move {
+        self.answer(request, async move {
             let listed = view.readdir_plus(ino.0, offset, |entry, attr| {
                 let name = OsStr::from_bytes(entry.name);
                 // The kernel takes no attributes of `.` and `..` and counts no lookup for them.

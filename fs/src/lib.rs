@@ -3,6 +3,7 @@
 //! [`View`] is the file system as plain values, [`ContentMount`] its FUSE mount, [`NodeCache`]
 //! the node's disk tier between them and the [`ContentReader`].
 
+mod access;
 mod content_reader;
 pub mod erofs;
 mod error;
@@ -15,6 +16,7 @@ mod node_cache;
 pub mod testing;
 mod view;
 
+pub use access::{Access, AccessObserver, Accessed};
 pub use content_reader::{ContentReader, TreeReader};
 pub use error::FsError;
 pub use fuse::{ContentMount, ContentSession, SessionError};

@@ -24,13 +24,16 @@
 //! Memory: [`FETCHES_MAX`] chunks under way, [`LOCALS_MAX`] open files, and 64 bytes for each
 //! content.
 
+mod admit;
 mod counters;
 mod eviction;
+mod expect;
 mod fetch;
 mod layout;
 mod load;
 mod local;
 mod names;
+mod observe;
 mod options;
 mod partial;
 mod place;
@@ -45,7 +48,7 @@ mod trust;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -159,6 +162,7 @@ impl NodeCache {
             fetches: Semaphore::new(FETCHES_MAX),
             waiting: Semaphore::new(READS_WAITING_MAX),
             counters: Counters::default(),
+            observer: OnceLock::new(),
         });
         Ok(Self {
             _walk: Walk::start(Arc::clone(&inner)).map_err(fail)?,
@@ -239,6 +243,7 @@ impl NodeCache {
             return Ok(Bytes::new());
         }
         let range = offset_bytes..end_bytes;
+        let watch = self.watch();
         for _ in 0..ATTEMPTS_MAX {
             let local = match self.inner.locals.get(content) {
                 Some(local) => local,
@@ -255,11 +260,15 @@ impl NodeCache {
                 Local::Absent | Local::Wrong => None,
             };
             if file.is_none() {
-                return self.read_fetched(content, size_bytes, &local, range).await;
+                let read = self.read_fetched(content, size_bytes, &local, range.clone());
+                let read = read.await;
+                self.observe(watch, content, size_bytes, range, true);
+                return read;
             }
             if let Some(bytes) = read_file(&local, range.clone()).await {
                 self.used(content);
                 self.inner.counters.served_locally(bytes.len());
+                self.observe(watch, content, size_bytes, range.clone(), false);
                 self.read_ahead(content, &local, &range);
                 return Ok(bytes);
             }
@@ -357,6 +366,7 @@ impl NodeCache {
             .overlapping(range.start, range.end - range.start);
         let parts: Vec<Bytes> = stream::iter(chunks)
             .map(async |index| {
+                self.inner.expect_around(partial, index);
                 let bytes = self.fetch_chunk(content, partial, index).await?;
                 part(content, &bytes, partial.extent(index).offset_bytes, range)
             })

@@ -19,6 +19,7 @@ pub struct MemoryReader {
     state: Mutex<State>,
     chunk_reads: AtomicU64,
     tree_reads: AtomicU64,
+    expected: Mutex<Vec<ChunkId>>,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +94,12 @@ impl MemoryReader {
         self.chunk_reads.load(Ordering::Relaxed)
     }
 
+    /// Returns the chunks that were said to be read soon.
+    pub fn expected(&self) -> Vec<ChunkId> {
+        let expected = self.expected.lock();
+        expected.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Returns how many trees were asked for.
     pub fn tree_reads(&self) -> u64 {
         self.tree_reads.load(Ordering::Relaxed)
@@ -154,6 +161,13 @@ impl ContentReader for MemoryReader {
             .lists
             .get(&content)
             .map(|list| list.size_bytes()))
+    }
+
+    fn expect(&self, chunks: Vec<ChunkId>) {
+        let expected = self.expected.lock();
+        expected
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(chunks);
     }
 }
 

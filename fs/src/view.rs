@@ -89,7 +89,7 @@ impl View {
     /// Returns the reader. It may block on its index: yield before the first use in a request, so
     /// that the thread which took the request does not.
     fn reader(&self) -> &dyn ContentReader {
-        self.contents.reader()
+        &*self.contents
     }
 
     /// Finds `name` in the directory `parent` and counts a lookup for what it finds.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use nacre_blobstore::{CHUNK_BYTES_MAX, Chunk, Clock, ContentId, ReadError};
@@ -14,7 +14,7 @@ use super::local::{Local, Locals, off_reactor, read_file};
 use super::names::Names;
 use super::partial::Partial;
 use super::quota::Quota;
-use crate::ContentReader;
+use crate::{AccessObserver, ContentReader};
 
 /// What the tasks of a cache need.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub(super) struct Inner {
     pub(super) fetches: Semaphore,
     pub(super) waiting: Semaphore,
     pub(super) counters: Counters,
+    pub(super) observer: OnceLock<Arc<dyn AccessObserver>>,
 }
 
 impl Inner {

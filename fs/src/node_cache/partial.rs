@@ -28,6 +28,7 @@ pub(super) struct Partial {
     present: Box<[AtomicBool]>,
     missing: AtomicUsize,
     pub(super) streams: Streams,
+    missed: AtomicBool,
 }
 
 impl Partial {
@@ -41,6 +42,7 @@ impl Partial {
             present: (0..chunks).map(|_| AtomicBool::new(false)).collect(),
             missing: AtomicUsize::new(chunks),
             streams: Streams::default(),
+            missed: AtomicBool::new(false),
         }
     }
 
@@ -97,6 +99,11 @@ impl Partial {
     fn mark(&self, index: usize) -> bool {
         let was_present = self.present[index].swap(true, Ordering::AcqRel);
         !was_present && self.missing.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Notes a read that has to wait, and returns whether it is the first.
+    pub(super) fn is_first_miss(&self) -> bool {
+        !self.missed.swap(true, Ordering::Relaxed)
     }
 }
 

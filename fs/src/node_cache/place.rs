@@ -31,13 +31,16 @@ impl NodeCache {
     /// # Errors
     /// Any [`ReadError`] of the reader, never one of the local disk.
     pub async fn place(&self, content: ContentId, size_bytes: u64) -> Result<Placed, ReadError> {
+        let watch = self.watch();
         if self.link(content, size_bytes).await? {
+            self.observe(watch, content, size_bytes, 0..size_bytes, false);
             return Ok(Placed::Local);
         }
         if size_bytes > nacre_blobstore::CHUNK_BYTES_MAX as u64 {
             return Ok(Placed::Unstored);
         }
         self.fetch_small(content, size_bytes).await?;
+        self.observe(watch, content, size_bytes, 0..size_bytes, true);
         self.flights.landed((content, 0)).await;
         Ok(if self.link(content, size_bytes).await? {
             Placed::Local

@@ -14,6 +14,7 @@ use super::*;
 use crate::testing::MemoryReader;
 use crate::testing::model::pseudo_random;
 
+mod ahead;
 mod load;
 mod model;
 mod overlay;
