@@ -12,7 +12,9 @@ mod node;
 mod open;
 mod server;
 
-pub use api::{CacheCheck, CachePrune, CacheStats, MountMode, NodeInfo, OpenedImage, TierCount};
+pub use api::{
+    CacheCheck, CachePrune, CacheStats, FinishedTrace, MountMode, NodeInfo, OpenedImage, TierCount,
+};
 pub use client::{Client, ClientError};
 pub use node::{KERNEL_MODE_REASON, Node, NodeError, NodeOptions};
 pub use server::{ServeError, serve};

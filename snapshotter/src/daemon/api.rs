@@ -82,9 +82,9 @@ pub struct CacheStats {
     pub page_cache_unknown: TierCount,
     /// Reads answered from the node's disk.
     pub node: TierCount,
-    /// Frames fetched from the region's cache; bytes as stored.
+    /// Requests to the region's cache for frames; bytes as stored.
     pub region: TierCount,
-    /// Frames fetched from the object store; bytes as stored.
+    /// Requests to the object store for frames; bytes as stored.
     pub origin: TierCount,
     /// Frames that did not match their hash.
     pub corrupt: u64,
@@ -163,4 +163,18 @@ pub(super) struct Refusal {
     pub(super) error: String,
     /// The exit code that a command should end with because of it.
     pub(super) code: u8,
+}
+
+/// `POST /v1/traces/finish`: end the recording of a start and store it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct FinishTraceRequest {
+    /// The root tree.
+    pub(super) tree: String,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct FinishedTrace {
+    /// Whether the start read anything that the trace did not have.
+    pub news: bool,
 }

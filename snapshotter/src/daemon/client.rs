@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::api::{
-    CacheCheck, CachePrune, CacheStats, MountMode, NodeInfo, OpenRequest, OpenedImage,
-    PruneRequest, Refusal, VerifyRequest,
+    CacheCheck, CachePrune, CacheStats, FinishTraceRequest, FinishedTrace, MountMode, NodeInfo,
+    OpenRequest, OpenedImage, PruneRequest, Refusal, VerifyRequest,
 };
 
 /// How long an answer may take; opening an image reads from the store.
@@ -108,6 +108,17 @@ impl Client {
             mode,
         };
         self.call(Method::POST, "/v1/images/open", &request).await
+    }
+
+    /// Ends the recording of a start of `tree` and stores it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn finish_trace(&self, tree: &str) -> Result<FinishedTrace, ClientError> {
+        let request = FinishTraceRequest {
+            tree: tree.to_owned(),
+        };
+        self.call(Method::POST, "/v1/traces/finish", &request).await
     }
 
     async fn call<T: DeserializeOwned>(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nacre_blobstore::{
     BlobStore, CatalogError, ChunkIndex, ChunkSource, Clock, IndexError, Origin, Reader,
-    ReaderOptions,
+    ReaderOptions, TraceError,
 };
 use nacre_fs::erofs::ErofsError;
 use nacre_fs::{
@@ -16,10 +16,11 @@ use nacre_fs::{
 };
 use tokio::runtime::Handle;
 
-use super::api::{MountMode, NodeInfo};
+use super::api::{FinishedTrace, MountMode, NodeInfo};
 use super::cache::recheck;
 use super::open::Opening;
 use crate::image::ImageError;
+use crate::trace::Traces;
 
 /// Between two looks for metadata mounts that nothing uses any more.
 const SWEEP_PERIOD: Duration = Duration::from_secs(30);
@@ -84,6 +85,9 @@ pub enum NodeError {
     /// The image has no file system.
     #[error("image {0:?} has no file system")]
     NoTree(String),
+    /// A recorded start cannot be stored.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// A task of the daemon ended early.
     #[error("a task of the daemon ended early")]
     Stopped,
@@ -98,6 +102,7 @@ pub struct Node {
     pub(super) cache: Arc<NodeCache>,
     pub(super) opening: Opening,
     view: Arc<View>,
+    pub(super) traces: Traces,
     session: ContentSession,
 }
 
@@ -130,6 +135,11 @@ impl Node {
         if let Ok(mounts) = &metadata {
             drop(runtime.spawn(sweep(Arc::clone(mounts), Arc::clone(&options.clock))));
         }
+        let traces = {
+            let _entered = runtime.enter();
+            let (store, clock) = (Arc::clone(&options.store), Arc::clone(&options.clock));
+            Traces::new(store, Arc::clone(&reader), Arc::clone(&cache), clock)
+        };
         let session = ContentMount::mount(&mount_point, Arc::clone(&view), runtime)?;
         Ok(Self {
             options,
@@ -138,6 +148,7 @@ impl Node {
             cache,
             opening: Opening::new(metadata),
             view,
+            traces,
             session,
         })
     }
@@ -172,6 +183,18 @@ impl Node {
         })
     }
 
+    /// Ends the recording of a start of a tree and stores it.
+    ///
+    /// # Errors
+    /// [`NodeError::NoTree`] for what is no tree's id, [`NodeError::Trace`] when it cannot be stored.
+    pub async fn finish_trace(&self, tree: &str) -> Result<FinishedTrace, NodeError> {
+        let tree = tree
+            .parse()
+            .map_err(|_| NodeError::NoTree(tree.to_owned()))?;
+        let news = self.traces.finish(tree).await?;
+        Ok(FinishedTrace { news })
+    }
+
     /// Unmounts the content and marks the cache as clean.
     ///
     /// # Errors
@@ -182,6 +205,7 @@ impl Node {
             mut session,
             cache,
             opening,
+            traces,
             ..
         } = self;
         if let Ok(mounts) = opening.metadata {
@@ -190,6 +214,7 @@ impl Node {
         }
         let unmounted = tokio::task::spawn_blocking(move || session.unmount()).await;
         unmounted.map_err(|_| NodeError::Stopped)??;
+        traces.stop().await;
         Ok(cache.close().await?)
     }
 }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nacre_blobstore::{RecordId, TreeId, decode_metadata_image, fetch_metadata_image, load_packs};
+use nacre_blobstore::{
+    CatalogError, RecordId, TreeId, decode_metadata_image, fetch_metadata_image, load_packs,
+};
 use nacre_fs::erofs::{ErofsError, metadata_image};
 use nacre_fs::mount::Lower;
 use nacre_fs::{MetadataMountError, MetadataMounts};
@@ -58,7 +60,15 @@ impl Node {
             .ok_or_else(|| NodeError::NoTree(name.to_owned()))?;
         let lock = &self.opening.locks[usize::from(tree.as_bytes()[0]) % OPEN_LOCKS];
         let turn = lock.lock().await;
-        let packs = load_packs(&self.options.store, &self.index, &image.record.packs);
+        let trace = self.traces.opening(tree, name);
+        let packs = async {
+            let packs = &image.record.packs;
+            load_packs(&self.options.store, &self.index, packs).await?;
+            if let Some(trace) = trace {
+                self.traces.opened(trace, packs.clone());
+            }
+            Ok::<_, CatalogError>(())
+        };
         let mounts = match (wanted, &self.opening.metadata) {
             (Some(MountMode::Fuse), _) => None,
             (_, Ok(mounts)) => Some(mounts),

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use nacre_blobstore::{CatalogError, RecordError, RefError, StoreError};
 use tokio::net::UnixListener;
 
-use super::api::{OpenRequest, PruneRequest, Refusal, VerifyRequest};
+use super::api::{FinishTraceRequest, OpenRequest, PruneRequest, Refusal, VerifyRequest};
 use super::node::{Node, NodeError};
 use crate::image::ImageError;
 
@@ -50,6 +50,7 @@ pub async fn serve(
         .route("/v1/cache/verify", post(verify_cache))
         .route("/v1/cache/prune", post(prune_cache))
         .route("/v1/images/open", post(open_image))
+        .route("/v1/traces/finish", post(finish_trace))
         .with_state(node);
     axum::serve(listener, routes)
         .with_graceful_shutdown(until)
@@ -78,6 +79,13 @@ async fn prune_cache(State(node): State<Arc<Node>>, Json(request): Json<PruneReq
 
 async fn open_image(State(node): State<Arc<Node>>, Json(request): Json<OpenRequest>) -> Response {
     answer(node.open_image(&request.image, request.mode).await)
+}
+
+async fn finish_trace(
+    State(node): State<Arc<Node>>,
+    Json(request): Json<FinishTraceRequest>,
+) -> Response {
+    answer(node.finish_trace(&request.tree).await)
 }
 
 fn answer<T: serde::Serialize>(result: Result<T, NodeError>) -> Response {

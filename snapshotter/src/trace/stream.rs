@@ -1,0 +1,154 @@
+//! Bringing what a trace names to the node, ahead of who will read it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use nacre_blobstore::{
+    BlobStore, CHUNK_BYTES_MAX, ChunkId, ContentId, ItemKind, PackName, Prefetched, Reader,
+    StoredTrace, TraceEntry, Traced, load_packs,
+};
+use nacre_fs::NodeCache;
+
+/// Contents that are looked for on the node at once.
+const LOOK_UPS_MAX: usize = 16;
+/// Groups of chunks that are taken in at once, each of one range.
+const GROUPS_MAX: usize = 3;
+/// Chunks of a group that are taken in at once, within the limit of the node cache for all.
+const ADMISSIONS_MAX: usize = 8;
+
+/// Brings one trace.
+#[derive(Debug)]
+pub(super) struct Streamer {
+    pub(super) store: Arc<dyn BlobStore>,
+    pub(super) reader: Arc<Reader>,
+    pub(super) cache: Arc<NodeCache>,
+    /// The packs of the image: what only others hold is not for it.
+    pub(super) packs: BTreeSet<PackName>,
+}
+
+/// A place of a chunk.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    content: ContentId,
+    size_bytes: u64,
+    number: u32,
+}
+
+impl Streamer {
+    /// Brings what is missing, the most urgent first. Ends when all is there or has failed.
+    pub(super) async fn run(mut self, stored: StoredTrace) {
+        let _suspended = self.reader.suspend_read_ahead();
+        let copies = &stored.record.packs;
+        if !copies.is_empty() {
+            // Entered last, they are where the index finds what they hold.
+            match load_packs(&self.store, self.reader.index(), copies).await {
+                Ok(()) => self.packs.extend(copies),
+                Err(error) => tracing::warn!(%error, "stream a trace without its copies"),
+            }
+        }
+        let entries = &stored.trace.entries;
+        let metadata = entries.iter().filter_map(metadata_of).collect();
+        self.reader.warm(metadata).await;
+        let mut places = HashMap::<ChunkId, Vec<Place>>::new();
+        let mut order = Vec::new();
+        let look_ups = entries.iter().copied().map(|entry| self.missing(entry));
+        let mut missing = stream::iter(look_ups).buffered(LOOK_UPS_MAX);
+        while let Some(found) = missing.next().await {
+            for (chunk, place) in found {
+                let at = places.entry(chunk).or_default();
+                if at.is_empty() {
+                    order.push(ItemKind::Chunk(chunk));
+                }
+                at.push(place);
+            }
+        }
+        drop(missing);
+        let order = self.held(order);
+        let (chunks, places) = (order.len(), &places);
+        let arriving = self.reader.prefetch(order);
+        arriving
+            .for_each_concurrent(GROUPS_MAX, |group| self.admit(group, places))
+            .await;
+        tracing::info!(entries = entries.len(), chunks, "streamed a trace");
+    }
+
+    /// Returns the chunks of an entry that are not on the node.
+    async fn missing(&self, entry: TraceEntry) -> Vec<(ChunkId, Place)> {
+        let Traced::Content {
+            content,
+            size_bytes,
+            offset_bytes,
+            len_bytes,
+        } = entry.what
+        else {
+            return Vec::new();
+        };
+        let range = offset_bytes..offset_bytes.saturating_add(len_bytes);
+        let missing = self.cache.missing(content, size_bytes, range).await;
+        let place = |(number, chunk)| {
+            let place = Place {
+                content,
+                size_bytes,
+                number,
+            };
+            (chunk, place)
+        };
+        match missing {
+            Ok(missing) => missing.into_iter().map(place).collect(),
+            Err(error) => {
+                tracing::debug!(%content, %error, "stream a content");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Leaves out the chunks that the packs of the image do not hold.
+    fn held(&self, mut chunks: Vec<ItemKind>) -> Vec<ItemKind> {
+        let index = self.reader.index();
+        let mut numbers = HashMap::new();
+        chunks.retain(|chunk| {
+            let Ok(Some(location)) = index.locate(*chunk) else {
+                return false;
+            };
+            *numbers.entry(location.pack).or_insert_with(|| {
+                let name = index.pack(location.pack);
+                name.is_ok_and(|name| self.packs.contains(&name))
+            })
+        });
+        chunks
+    }
+
+    /// Takes in chunks that are in memory.
+    async fn admit(&self, group: Prefetched, places: &HashMap<ChunkId, Vec<Place>>) {
+        let chunk = |item: &ItemKind| match item {
+            ItemKind::Chunk(chunk) => places.get(chunk),
+            ItemKind::Tree(_) | ItemKind::ChunkList(_) => None,
+        };
+        stream::iter(group.items().iter().filter_map(chunk).flatten())
+            .for_each_concurrent(ADMISSIONS_MAX, |place| async {
+                let Place {
+                    content,
+                    size_bytes,
+                    number,
+                } = *place;
+                let admitted = self.cache.admit(content, size_bytes, number..number + 1);
+                if let Err(error) = admitted.await {
+                    tracing::debug!(%content, %error, "stream a content");
+                }
+            })
+            .await;
+    }
+}
+
+/// Returns what must be read to read an entry: its tree, or its list of chunks.
+fn metadata_of(entry: &TraceEntry) -> Option<ItemKind> {
+    match entry.what {
+        Traced::Tree(tree) => Some(ItemKind::Tree(tree)),
+        Traced::Content {
+            content,
+            size_bytes,
+            ..
+        } => (size_bytes > CHUNK_BYTES_MAX as u64).then_some(ItemKind::ChunkList(content)),
+    }
+}
