@@ -130,6 +130,9 @@ pub(crate) enum Verb {
     /// Inspect, check and shrink the node's cache
     #[command(subcommand)]
     Cache(CacheVerb),
+    /// Record, show and share what starts of images read
+    #[command(subcommand)]
+    Trace(TraceVerb),
     /// Serve this node in the foreground; other verbs start it when it is needed
     Daemon,
     /// Show what this node can do and how it is set up
@@ -141,7 +144,10 @@ pub(crate) enum Verb {
 impl Verb {
     /// Tells whether the verb forwards interrupts, or ends in its own way.
     pub(crate) const fn sees_to_signals(&self) -> bool {
-        matches!(self, Self::Run(_) | Self::Exec(_) | Self::Daemon)
+        matches!(
+            self,
+            Self::Run(_) | Self::Exec(_) | Self::Daemon | Self::Trace(TraceVerb::Record(_))
+        )
     }
 }
 
@@ -155,6 +161,46 @@ pub(crate) enum ImageVerb {
     Inspect(Named),
     /// Remove an image's name
     Rm(Named),
+    /// Copy what starts of an image read into packs of their own, in that order
+    Optimize(Named),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TraceVerb {
+    /// Run a command in a new sandbox and record what its start reads
+    Record(TraceRecord),
+    /// Show what starts of an image read, and what they waited for
+    Show(TraceShow),
+    /// Write an image's trace to a file
+    Export(TraceFile),
+    /// Add a file's trace to that of an image
+    Import(TraceFile),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceRecord {
+    /// Name or id of the image
+    pub(crate) image: String,
+    /// Command instead of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceShow {
+    /// Name or id of the image
+    pub(crate) name: String,
+    /// Write a page with a time line to this file instead
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceFile {
+    /// Name or id of the image
+    pub(crate) name: String,
+    /// The file
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -3,11 +3,12 @@
 use std::fmt::Display;
 
 use nacre_blobstore::{
-    CatalogError, FsckError, IndexError, LeaseError, RecordError, RefError, StoreError, WriteError,
+    CatalogError, FsckError, IndexError, LeaseError, ReadError, RecordError, RefError, StoreError,
+    TraceError, WriteError,
 };
 use nacre_snapshotter::layer::LayerError;
 use nacre_snapshotter::oci::OciError;
-use nacre_snapshotter::{ClientError, ImageError, IngestError};
+use nacre_snapshotter::{ClientError, ImageError, IngestError, OptimizeError};
 
 /// The verb did what it was asked for.
 pub(crate) const SUCCESS: u8 = 0;
@@ -217,6 +218,42 @@ impl Classed for ClientError {
         match self {
             Self::Refused { code, .. } => (*code, None),
             Self::TimedOut => (TIMED_OUT, None),
+            _ => PLAIN,
+        }
+    }
+}
+
+impl Classed for ReadError {
+    fn class(&self) -> Class {
+        match self {
+            Self::NotFound(_) | Self::Corrupt { .. } => (CORRUPT, None),
+            Self::Unavailable { source, .. } => source.class(),
+            _ => PLAIN,
+        }
+    }
+}
+
+impl Classed for TraceError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Malformed(_) | Self::Envelope(_) => (CORRUPT, None),
+            Self::Record(error) => error.class(),
+            Self::Ref(error) => error.class(),
+            Self::Store(error) => error.class(),
+        }
+    }
+}
+
+impl Classed for OptimizeError {
+    fn class(&self) -> Class {
+        match self {
+            Self::NoTrace(_) => (NOT_FOUND, Some("`nacre trace record` records a start")),
+            Self::Trace(error) => error.class(),
+            Self::Read(error) => error.class(),
+            Self::Catalog(error) => error.class(),
+            Self::Index(error) => error.class(),
+            Self::Write(WriteError::Store(error)) => error.class(),
+            Self::Lease(LeaseError::Held { .. } | LeaseError::Lost { .. }) => (BUSY, None),
             _ => PLAIN,
         }
     }

@@ -3,6 +3,7 @@
 mod add;
 mod inspect;
 mod ls;
+mod optimize;
 mod rm;
 
 use crate::args::ImageVerb;
@@ -14,6 +15,7 @@ pub(crate) async fn image(settings: &Settings, verb: ImageVerb) -> Result<(), Fa
         ImageVerb::Add(arguments) => add::add(settings, arguments).await,
         ImageVerb::Ls => ls::ls(settings).await,
         ImageVerb::Inspect(named) => inspect::inspect(settings, &named.name).await,
+        ImageVerb::Optimize(named) => optimize::optimize(settings, &named.name).await,
         ImageVerb::Rm(named) => rm::rm(settings, &named.name).await,
     }
 }

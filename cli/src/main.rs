@@ -13,6 +13,7 @@ mod progress;
 mod sandbox;
 mod settings;
 mod store;
+mod trace;
 
 use std::io::Write as _;
 
@@ -61,6 +62,7 @@ async fn run(arguments: Arguments) -> Result<u8, Failure> {
             Verb::Umount(umount) => done(mount::umount(&settings, &umount)),
             Verb::Store(store) => done(store::store(&settings, store).await),
             Verb::Cache(cache) => done(cache::cache(&settings, &cache).await),
+            Verb::Trace(trace) => trace::trace(&settings, trace).await,
             Verb::Info => done(info::info(&settings).await),
             Verb::Version => done(info::version(&settings)),
         }

@@ -52,7 +52,7 @@ impl Size {
 }
 
 /// What every verb works with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) root: PathBuf,
     pub(crate) store: StoreUrl,

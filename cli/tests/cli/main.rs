@@ -14,4 +14,5 @@ mod run;
 mod stores;
 mod tar;
 mod tidy;
+mod trace;
 mod writes;
