@@ -37,7 +37,7 @@ impl Coverage {
             let next = ranges.partition_point(|known| known.end <= range.start);
             ranges
                 .get(next)
-                .is_some_and(|known| known.start < range.end)
+                .is_some_and(|known| !range.is_empty() && known.start < range.end)
         })
     }
 }
