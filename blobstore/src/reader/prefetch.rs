@@ -22,7 +22,7 @@ use crate::{ChunkId, ChunkIndex, IndexError, PackName};
 /// Largest hole between two wanted frames of a pack that is fetched along with them.
 const GAP_BYTES_MAX: u64 = 64 << 10;
 /// Most bytes of one range, unless a single frame is larger.
-const RANGE_BYTES_MAX: u64 = 4 << 20;
+const RANGE_BYTES_MAX: u64 = 1 << 20;
 /// Ranges of one prefetch that are under way, or have landed and are not yet taken.
 const RANGES_MAX: usize = 16;
 /// Memory for the plain bytes of all ranges that are under way or not yet dropped by who took
