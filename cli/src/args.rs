@@ -134,7 +134,10 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Trace(TraceVerb),
     /// Serve this node in the foreground; other verbs start it when it is needed
-    Daemon,
+    Daemon(Daemon),
+    /// Hold the mounts of this root while no daemon does; the daemon starts it
+    #[command(hide = true)]
+    Keeper,
     /// Show what this node can do and how it is set up
     Info,
     /// Show the version
@@ -146,9 +149,16 @@ impl Verb {
     pub(crate) const fn sees_to_signals(&self) -> bool {
         matches!(
             self,
-            Self::Run(_) | Self::Exec(_) | Self::Daemon | Self::Trace(TraceVerb::Record(_))
+            Self::Run(_) | Self::Exec(_) | Self::Daemon(_) | Self::Trace(TraceVerb::Record(_))
         )
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Daemon {
+    /// Take the place of the daemon that runs, without a read that fails
+    #[arg(long)]
+    pub(crate) takeover: bool,
 }
 
 #[derive(Debug, Subcommand)]

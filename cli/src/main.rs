@@ -6,6 +6,7 @@ mod daemon;
 mod failure;
 mod image;
 mod info;
+mod keeper;
 mod mount;
 mod node;
 mod output;
@@ -26,10 +27,25 @@ use settings::Settings;
 fn main() {
     let arguments = Arguments::parse();
     output::start_logging(&arguments.global);
+    let code = match arguments.verb {
+        // Its few pages stay in memory for as long as the node has mounts: no threads, no runtime.
+        Verb::Keeper => Settings::resolve(arguments.global)
+            .and_then(|settings| keeper::keeper(&settings))
+            .map_or_else(|failure| failure.report(), |()| SUCCESS),
+        _ => run_to_end(arguments),
+    };
+    // Whoever reads it may be gone; what could not be printed was reported where it was.
+    drop(std::io::stdout().flush());
+    // Not exit(3): that would take RocksDB's globals down under the threads that still use them.
+    signal_hook::low_level::exit(code.into());
+}
+
+/// Runs a verb on a runtime of its own.
+fn run_to_end(arguments: Arguments) -> u8 {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
-    let code = match runtime {
+    match runtime {
         Ok(runtime) => {
             let outcome = runtime.block_on(run(arguments));
             // Work that nobody waits for any more must not hold up the exit.
@@ -37,11 +53,7 @@ fn main() {
             outcome.unwrap_or_else(|failure| failure.report())
         }
         Err(error) => Failure::new("start", "nacre", &error).report(),
-    };
-    // Whoever reads it may be gone; what could not be printed was reported where it was.
-    drop(std::io::stdout().flush());
-    // Not exit(3): that would take RocksDB's globals down under the threads that still use them.
-    signal_hook::low_level::exit(code.into());
+    }
 }
 
 /// Runs a verb; those that do not forward signals themselves end at the first interrupt.
@@ -51,7 +63,9 @@ async fn run(arguments: Arguments) -> Result<u8, Failure> {
     let done = |result: Result<(), Failure>| result.map(|()| SUCCESS);
     let verb = async {
         match arguments.verb {
-            Verb::Daemon => done(daemon::serve(&settings).await),
+            Verb::Daemon(daemon) => done(daemon::serve(&settings, &daemon).await),
+            // It is done without this runtime.
+            Verb::Keeper => Ok(SUCCESS),
             Verb::Run(run) => sandbox::run::run(&settings, run).await,
             Verb::Exec(exec) => sandbox::exec::exec(&settings, exec).await,
             Verb::Ps(ps) => done(sandbox::ps::ps(&settings, &ps)),

@@ -24,10 +24,8 @@ pub(crate) async fn mount(settings: &Settings, arguments: &Mount) -> Result<(), 
     if is_mount_point(&target).map_err(|error| fail(&error))? {
         return Err(fail(&"something is mounted there").with_code(BUSY));
     }
-    let client = node::client(settings).await?;
-    let opened = client
-        .open_image(&arguments.name, arguments.mode.wanted())
-        .await
+    let opened = node::open_image(settings, &arguments.name, arguments.mode.wanted())
+        .await?
         .map_err(Failure::of("mount", &object))?;
     if !arguments.rw && opened.mode == MountMode::Fuse {
         bind(&opened.view, &target, true).map_err(|error| fail(&error))?;

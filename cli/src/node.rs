@@ -1,11 +1,12 @@
 //! Reaching the daemon of a root, and starting it when none answers.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nacre_snapshotter::{Client, ClientError, NodeInfo};
+use nacre_snapshotter::{Client, ClientError, MountMode, NodeInfo, OpenedImage};
 
 use crate::failure::{BUSY, Failure};
 use crate::settings::Settings;
@@ -15,11 +16,17 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Between two looks for it.
 const START_POLL: Duration = Duration::from_millis(20);
 
+/// Daemons that may end while they open an image for a command.
+const OPEN_ATTEMPTS_MAX: u32 = 5;
+
 /// Returns a client of the daemon of this root, started if need be.
 pub(crate) async fn client(settings: &Settings) -> Result<Client, Failure> {
     let client = Client::new(settings.socket());
     let info = match client.info().await {
-        Err(ClientError::NotRunning(_)) => start(settings, &client).await?,
+        // A connection that breaks is a daemon that ends.
+        Err(ClientError::NotRunning(_) | ClientError::Connection(_)) => {
+            start(settings, &client).await?
+        }
         info => info.map_err(Failure::of("reach", "the daemon"))?,
     };
     let ours = settings.store.to_string();
@@ -33,31 +40,34 @@ pub(crate) async fn client(settings: &Settings) -> Result<Client, Failure> {
         .with_hint(hint))
 }
 
-async fn start(settings: &Settings, client: &Client) -> Result<NodeInfo, Failure> {
-    let log_path = settings.root.join("daemon.log");
-    let fail = |error: &dyn std::fmt::Display| {
-        Failure::new("start", "the daemon", error)
-            .with_hint(format!("its log is {}", log_path.display()))
-    };
-    std::fs::create_dir_all(&settings.root).map_err(|error| fail(&error))?;
-    let log = OpenOptions::new().create(true).append(true).open(&log_path);
-    let log: File = log.map_err(|error| fail(&error))?;
-    let errors = log.try_clone().map_err(|error| fail(&error))?;
-    let program = std::env::current_exe().map_err(|error| fail(&error))?;
-    let mut command = Command::new(program);
-    command
-        .arg("daemon")
-        .arg("--root")
-        .arg(&settings.root)
-        .args(["--store", &settings.store.to_string()])
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(errors)
-        // A group of its own: the terminal's interrupts are not for the daemon.
-        .process_group(0);
+/// Makes an image readable, also when the daemon is replaced meanwhile. The outer failure is that
+/// there is no daemon.
+pub(crate) async fn open_image(
+    settings: &Settings,
+    name: &str,
+    mode: Option<MountMode>,
+) -> Result<Result<OpenedImage, ClientError>, Failure> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match client(settings).await?.open_image(name, mode).await {
+            Err(ClientError::NotRunning(_) | ClientError::Connection(_))
+                if attempts < OPEN_ATTEMPTS_MAX => {}
+            opened => return Ok(opened),
+        }
+    }
+}
+
+/// Returns the command line of another process of this root: the program and its arguments.
+pub(crate) fn command_line(settings: &Settings, verb: &str) -> std::io::Result<Vec<OsString>> {
+    let mut line: Vec<OsString> = vec![std::env::current_exe()?.into(), verb.into()];
+    line.extend(["--root".into(), settings.root.clone().into()]);
+    line.extend(["--store".into(), settings.store.to_string().into()]);
     if !settings.region_cache.is_empty() {
-        command.args(["--region-cache", &settings.region_cache.join(",")]);
+        line.extend([
+            "--region-cache".into(),
+            settings.region_cache.join(",").into(),
+        ]);
     }
     let limits = [
         ("--store-timeout", settings.store_timeout),
@@ -66,20 +76,44 @@ async fn start(settings: &Settings, client: &Client) -> Result<NodeInfo, Failure
     ];
     for (flag, limit) in limits {
         if let Some(limit) = limit {
-            command.args([flag, &limit.to_string()]);
+            line.extend([flag.into(), limit.to_string().into()]);
         }
     }
+    Ok(line)
+}
+
+async fn start(settings: &Settings, client: &Client) -> Result<NodeInfo, Failure> {
+    let log_path = settings.log();
+    let fail = |error: &dyn std::fmt::Display| {
+        Failure::new("start", "the daemon", error)
+            .with_hint(format!("its log is {}", log_path.display()))
+    };
+    std::fs::create_dir_all(&settings.root).map_err(|error| fail(&error))?;
+    let log = OpenOptions::new().create(true).append(true).open(&log_path);
+    let log: File = log.map_err(|error| fail(&error))?;
+    let errors = log.try_clone().map_err(|error| fail(&error))?;
+    let command_line = command_line(settings, "daemon").map_err(|error| fail(&error))?;
+    let mut command = Command::new(&command_line[0]);
+    command
+        .args(&command_line[1..])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        // A group of its own: the terminal's interrupts are not for the daemon.
+        .process_group(0);
     let mut daemon = command.spawn().map_err(|error| fail(&error))?;
     let deadline = settings.clock.elapsed() + START_DEADLINE;
     loop {
         match client.info().await {
             Ok(info) => return Ok(info),
-            Err(ClientError::NotRunning(_)) => {}
+            Err(ClientError::NotRunning(_) | ClientError::Connection(_)) => {}
             Err(error) => return Err(fail(&error)),
         }
         // Another command may have started one at the same time; ours ends then, and its answers.
+        // Or another one took over from ours at once, which is a good end.
         let ended = daemon.try_wait().map_err(|error| fail(&error))?;
-        if let Some(status) = ended.filter(|status| status.code() != Some(BUSY.into())) {
+        if let Some(status) = ended.filter(|s| !s.success() && s.code() != Some(BUSY.into())) {
             return Err(fail(&format!("it ended with {status}")));
         }
         if settings.clock.elapsed() > deadline {

@@ -159,6 +159,16 @@ impl Settings {
     pub(crate) fn socket(&self) -> PathBuf {
         self.root.join("nacre.sock")
     }
+
+    /// Returns the socket of this root's keeper.
+    pub(crate) fn keeper_socket(&self) -> PathBuf {
+        self.root.join("keeper.sock")
+    }
+
+    /// Returns the file that takes what background processes of this root say.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.root.join("daemon.log")
+    }
 }
 
 fn read_file(path: &Path) -> Result<SettingsFile, Failure> {

@@ -12,6 +12,7 @@ mod kernel_mode;
 mod metadata_mounts;
 pub mod mount;
 mod node_cache;
+mod sys;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod view;
@@ -19,7 +20,7 @@ mod view;
 pub use access::{Access, AccessObserver, Accessed};
 pub use content_reader::{ContentReader, TreeReader};
 pub use error::FsError;
-pub use fuse::{ContentMount, ContentSession, SessionError};
+pub use fuse::{ContentMount, ContentSession, KeeperError, KeeperOptions, SessionError, keep};
 pub use kernel_mode::probe_kernel_mode;
 pub use metadata_mounts::{MetadataMountError, MetadataMounts};
 pub use node_cache::{
@@ -27,5 +28,6 @@ pub use node_cache::{
     NodeCacheUsage, Placed,
 };
 pub use view::{
-    Attr, DirectoryEntry, Flavor, IMMUTABLE_VALID, Kind, Lookup, ROOT_INO, Statfs, Taken, View,
+    Attr, DirectoryEntry, Flavor, IMMUTABLE_VALID, InodeLogError, Kind, Lookup, ROOT_INO, Statfs,
+    Taken, View,
 };

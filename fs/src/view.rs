@@ -21,11 +21,15 @@
 
 mod attr;
 mod fixed;
+mod inode_log;
 mod inodes;
 mod listing;
 mod place;
+mod restore;
 pub(crate) mod xattr;
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,13 +38,14 @@ use nacre_blobstore::{ContentId, Entry, Node, ReadError, TreeId};
 
 pub use attr::{Attr, IMMUTABLE_VALID, Kind};
 pub use fixed::ROOT_INO;
+pub use inode_log::InodeLogError;
 pub use listing::{DirectoryEntry, Taken};
 pub use place::Flavor;
 
 use crate::{ContentReader, FsError, NodeCache, Placed};
 use fixed::Fixed;
 use inodes::InodeTable;
-use place::{Directory, InodeKey, Leaf, Listing, Place};
+use place::{Directory, InodeKey, Listing, Place};
 
 /// What a lookup found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +91,24 @@ impl View {
         &self.contents
     }
 
+    /// Notes in a log at `path` what inode numbers stand for from now on, so that another process can
+    /// go on with the FUSE session `session`. Nothing may have been looked up yet.
+    ///
+    /// # Errors
+    /// Those of writing the file, after which nothing is noted.
+    pub fn log_inodes(&self, path: &Path, session: u64) -> io::Result<()> {
+        self.inodes.start_log(path, session)
+    }
+
+    /// Goes on with the inode numbers of a session that another process served and noted at `path`.
+    /// Returns how many there are. What they stand for is read when it is asked for.
+    ///
+    /// # Errors
+    /// [`InodeLogError`], after which no number is known.
+    pub fn resume_inodes(&self, path: &Path, session: u64) -> Result<usize, InodeLogError> {
+        self.inodes.resume_log(path, session)
+    }
+
     /// Returns the reader. It may block on its index: yield before the first use in a request, so
     /// that the thread which took the request does not.
     fn reader(&self) -> &dyn ContentReader {
@@ -100,7 +123,7 @@ impl View {
         if let Some(fixed) = Fixed::from_ino(parent) {
             return self.lookup_fixed(fixed, name).await;
         }
-        let Place::Directory(directory) = self.place(parent)? else {
+        let Place::Directory(directory) = self.place(parent).await? else {
             return Err(FsError::NotDirectory);
         };
         let listing = directory.listing(self.reader()).await?;
@@ -186,16 +209,7 @@ impl View {
         index: u32,
         entry: &Entry,
     ) -> Numbered {
-        let make = |ino| match entry.node {
-            Node::Directory(id) => {
-                let child = Directory::child(ino, directory, &listing.tree, index, id);
-                Place::Directory(Arc::new(child))
-            }
-            _ => Place::Leaf(Leaf {
-                directory: Arc::clone(directory),
-                index,
-            }),
-        };
+        let make = |ino| Place::of_entry(ino, directory, listing, index, entry);
         self.inodes
             .refer(directory.key_of(index, entry), make)
             .into()
@@ -221,7 +235,7 @@ impl View {
             None => Ok(self
                 .attr_of(&Numbered {
                     ino,
-                    place: self.place(ino)?,
+                    place: self.place(ino).await?,
                 })
                 .await),
         }
@@ -247,11 +261,11 @@ impl View {
     ///
     /// # Errors
     /// [`FsError::WrongKind`], [`FsError::Stale`].
-    pub fn readlink(&self, ino: u64) -> Result<Vec<u8>, FsError> {
+    pub async fn readlink(&self, ino: u64) -> Result<Vec<u8>, FsError> {
         if Fixed::from_ino(ino).is_some() {
             return Err(FsError::WrongKind);
         }
-        match self.place(ino)? {
+        match self.place(ino).await? {
             Place::Leaf(leaf) => match &leaf.entry().node {
                 Node::Symlink(target) => Ok(target.to_vec()),
                 _ => Err(FsError::WrongKind),
@@ -273,7 +287,7 @@ impl View {
         if Fixed::from_ino(ino).is_some() {
             return Err(FsError::IsDirectory);
         }
-        let (content, size_bytes) = match self.place(ino)? {
+        let (content, size_bytes) = match self.place(ino).await? {
             Place::Content {
                 content,
                 size_bytes,
@@ -297,20 +311,20 @@ impl View {
     ///
     /// # Errors
     /// [`FsError::NoXattr`], [`FsError::Stale`].
-    pub fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>, FsError> {
+    pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>, FsError> {
         let value = self.with_entry(ino, |entry, flavor| {
             xattr::get(&entry.attributes, flavor, name).map(<[u8]>::to_vec)
-        })?;
-        value.flatten().ok_or(FsError::NoXattr)
+        });
+        value.await?.flatten().ok_or(FsError::NoXattr)
     }
 
     /// Returns the names of the extended attributes, each followed by a NUL.
     ///
     /// # Errors
     /// [`FsError::Stale`].
-    pub fn listxattr(&self, ino: u64) -> Result<Vec<u8>, FsError> {
+    pub async fn listxattr(&self, ino: u64) -> Result<Vec<u8>, FsError> {
         let list = |entry: &Entry, flavor| xattr::list(&entry.attributes, flavor);
-        Ok(self.with_entry(ino, list)?.unwrap_or_default())
+        Ok(self.with_entry(ino, list).await?.unwrap_or_default())
     }
 
     /// Returns what statfs(2) tells: nothing is free on a read-only file system.
@@ -322,12 +336,8 @@ impl View {
         }
     }
 
-    fn place(&self, ino: u64) -> Result<Place, FsError> {
-        self.inodes.get(ino).ok_or(FsError::Stale(ino))
-    }
-
     /// Applies `f` to the entry of an inode that is in a tree.
-    fn with_entry<T>(
+    async fn with_entry<T>(
         &self,
         ino: u64,
         f: impl FnOnce(&Entry, Flavor) -> T,
@@ -335,7 +345,7 @@ impl View {
         if Fixed::from_ino(ino).is_some() {
             return Ok(None);
         }
-        Ok(match self.place(ino)? {
+        Ok(match self.place(ino).await? {
             Place::Content { .. } => None,
             Place::Directory(directory) => Some(f(directory.entry(), directory.flavor)),
             Place::Leaf(leaf) => Some(f(leaf.entry(), leaf.directory.flavor)),
@@ -343,11 +353,11 @@ impl View {
     }
 
     /// Returns a directory of a tree and its parent's number, or `None` for a fixed one.
-    fn directory(&self, ino: u64) -> Result<Option<(Arc<Directory>, u64)>, FsError> {
+    async fn directory(&self, ino: u64) -> Result<Option<(Arc<Directory>, u64)>, FsError> {
         if Fixed::from_ino(ino).is_some() {
             return Ok(None);
         }
-        match self.place(ino)? {
+        match self.place(ino).await? {
             Place::Directory(directory) => {
                 let parent_ino = directory.parent_ino;
                 Ok(Some((directory, parent_ino)))

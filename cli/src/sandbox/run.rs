@@ -23,12 +23,9 @@ pub(crate) async fn run(settings: &Settings, arguments: Run) -> Result<u8, Failu
     let began = settings.clock.elapsed();
     let image = arguments.image.clone();
     let detach = arguments.detach;
-    let client = node::client(settings)
+    let opened = node::open_image(settings, &image, arguments.mode.wanted())
         .await
-        .map_err(|failure| failure.with_code(NOT_RUN))?;
-    let opened = client
-        .open_image(&image, arguments.mode.wanted())
-        .await
+        .map_err(|failure| failure.with_code(NOT_RUN))?
         .map_err(Failure::of("run", &image))?;
     let spec = spec(arguments, opened)?;
     let launcher = launcher(settings)?;

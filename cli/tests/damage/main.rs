@@ -5,4 +5,5 @@
 
 mod corruption;
 mod crash;
+mod daemon;
 mod scene;

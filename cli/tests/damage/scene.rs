@@ -39,7 +39,8 @@ fn tar(files: &Files, prefix: &str) -> Vec<u8> {
     for (path, bytes) in files.iter().filter(|file| file.0.starts_with(prefix)) {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
+        let is_program = path.starts_with("bin/");
+        header.set_mode(if is_program { 0o755 } else { 0o644 });
         builder.append_data(&mut header, path, &bytes[..]).unwrap();
     }
     builder.into_inner().unwrap()

@@ -20,6 +20,9 @@ use crate::testing::MemoryReader;
 use crate::testing::model::{Model, ModelNode, pseudo_random};
 use crate::{Kind, NodeCache, View};
 
+mod killed;
+mod takeover;
+
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// A mounted view of a reader in memory.

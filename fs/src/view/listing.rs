@@ -50,7 +50,7 @@ impl View {
         offset: u64,
         mut add: impl FnMut(&DirectoryEntry<'_>) -> Taken + Send,
     ) -> Result<(), FsError> {
-        let Some((directory, parent_ino)) = self.directory(ino)? else {
+        let Some((directory, parent_ino)) = self.directory(ino).await? else {
             self.list_fixed(ino, offset, &mut |entry, _| add(entry));
             return Ok(());
         };
@@ -85,7 +85,7 @@ impl View {
         offset: u64,
         mut add: impl FnMut(&DirectoryEntry<'_>, Option<&Attr>) -> Taken + Send,
     ) -> Result<(), FsError> {
-        let Some((directory, parent_ino)) = self.directory(ino)? else {
+        let Some((directory, parent_ino)) = self.directory(ino).await? else {
             self.list_fixed(ino, offset, &mut add);
             return Ok(());
         };

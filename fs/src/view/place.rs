@@ -64,6 +64,40 @@ const fn mix(word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
+/// What is noted of an inode, enough for another process to find it again: its key, and where a
+/// hard-link group or a content is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The root of a tree.
+    Root(Flavor, TreeId),
+    /// The entry at a position in a directory, which the kernel knows for as long as the entry.
+    Entry { parent_ino: u64, index: u32 },
+    /// A hard-link group, and one of its names: the kernel may know it by another one by now, and
+    /// this one's directory no more, so that it is named by its tree.
+    Link {
+        root_ino: u64,
+        group: [u8; 16],
+        flavor: Flavor,
+        tree: TreeId,
+        index: u32,
+    },
+    /// A content by its id.
+    Content { content: ContentId, size_bytes: u64 },
+}
+
+impl Origin {
+    pub(crate) const fn key(&self) -> InodeKey {
+        match *self {
+            Self::Root(flavor, tree) => InodeKey::Root(flavor, tree),
+            Self::Entry { parent_ino, index } => InodeKey::Entry { parent_ino, index },
+            Self::Link {
+                root_ino, group, ..
+            } => InodeKey::Link { root_ino, group },
+            Self::Content { content, .. } => InodeKey::Content(content),
+        }
+    }
+}
+
 /// What an inode number stands for. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
@@ -76,11 +110,58 @@ pub(crate) enum Place {
 }
 
 impl Place {
+    /// Makes the place of the entry at `index` of a directory.
+    pub(crate) fn of_entry(
+        ino: u64,
+        directory: &Arc<Directory>,
+        listing: &Listing,
+        index: u32,
+        entry: &Entry,
+    ) -> Self {
+        match entry.node {
+            Node::Directory(id) => {
+                let child = Directory::child(ino, directory, &listing.tree, index, id);
+                Self::Directory(Arc::new(child))
+            }
+            _ => Self::Leaf(Leaf {
+                directory: Arc::clone(directory),
+                index,
+            }),
+        }
+    }
+
     pub(crate) fn key(&self) -> InodeKey {
         match self {
             Self::Content { content, .. } => InodeKey::Content(*content),
             Self::Directory(directory) => directory.key,
             Self::Leaf(leaf) => leaf.directory.key_of(leaf.index, leaf.entry()),
+        }
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        match (self.key(), self) {
+            (InodeKey::Link { root_ino, group }, Self::Leaf(leaf)) => Origin::Link {
+                root_ino,
+                group,
+                flavor: leaf.directory.flavor,
+                tree: leaf.directory.tree_id,
+                index: leaf.index,
+            },
+            (
+                InodeKey::Content(content),
+                &Self::Content {
+                    size_bytes,
+                    content: _,
+                },
+            ) => Origin::Content {
+                content,
+                size_bytes,
+            },
+            (InodeKey::Root(flavor, tree), _) => Origin::Root(flavor, tree),
+            (InodeKey::Entry { parent_ino, index }, _) => Origin::Entry { parent_ino, index },
+            (InodeKey::Link { .. } | InodeKey::Content(_), _) => {
+                unreachable!("only leaves are linked, and only contents are named by content")
+            }
         }
     }
 }
@@ -173,6 +254,33 @@ impl Directory {
             index,
             tree_id,
             listing: OnceCell::new(),
+        }
+    }
+
+    /// Makes a directory of which only the entries are known: for hard links that are found by one
+    /// of their names.
+    pub(crate) fn detached(
+        root_ino: u64,
+        flavor: Flavor,
+        tree_id: TreeId,
+        tree: Arc<Tree>,
+    ) -> Self {
+        Self {
+            ino: 0,
+            parent_ino: 0,
+            root_ino,
+            flavor,
+            key: InodeKey::Entry {
+                parent_ino: 0,
+                index: 0,
+            },
+            described_by: Arc::clone(&tree),
+            index: 0,
+            tree_id,
+            listing: OnceCell::new_with(Some(Listing {
+                tree,
+                subdirectories: 0,
+            })),
         }
     }
 

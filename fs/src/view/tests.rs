@@ -118,7 +118,7 @@ impl Comparison<'_> {
             let attr = self.seen[path];
             self.compare_attr(path, node, &attr);
             assert_eq!(self.fixture.view.getattr(attr.ino).await.unwrap(), attr);
-            self.compare_xattrs(node, attr.ino);
+            self.compare_xattrs(node, attr.ino).await;
             self.compare_kind(node, attr.ino).await;
         }
         for (path, node) in &self.model.0 {
@@ -157,7 +157,7 @@ impl Comparison<'_> {
         assert_eq!(*attr, expected);
     }
 
-    fn compare_xattrs(&self, node: &ModelNode, ino: u64) {
+    async fn compare_xattrs(&self, node: &ModelNode, ino: u64) {
         let view = &self.fixture.view;
         let shown = |name: &[u8]| match name.strip_prefix(b"trusted.overlay.") {
             Some(rest) if self.flavor == Flavor::Lower => {
@@ -168,13 +168,13 @@ impl Comparison<'_> {
         let mut names = Vec::new();
         for xattr in &node.attributes.xattrs {
             let name = shown(&xattr.name);
-            assert_eq!(view.getxattr(ino, &name).unwrap(), *xattr.value);
+            assert_eq!(view.getxattr(ino, &name).await.unwrap(), *xattr.value);
             names.extend_from_slice(&name);
             names.push(0);
         }
-        assert_eq!(view.listxattr(ino).unwrap(), names);
+        assert_eq!(view.listxattr(ino).await.unwrap(), names);
         assert!(matches!(
-            view.getxattr(ino, b"user.absent"),
+            view.getxattr(ino, b"user.absent").await,
             Err(FsError::NoXattr)
         ));
     }
@@ -192,7 +192,7 @@ impl Comparison<'_> {
                     assert_eq!(view.read(ino, offset as u64, size).await.unwrap(), expected);
                 }
             }
-            Kind::Symlink => assert_eq!(view.readlink(ino).unwrap(), node.bytes),
+            Kind::Symlink => assert_eq!(view.readlink(ino).await.unwrap(), node.bytes),
             Kind::Directory => {
                 let absent = view.lookup(ino, b"no-such-name").await.unwrap();
                 assert_eq!(
@@ -222,7 +222,7 @@ impl Comparison<'_> {
             assert!(matches!(listed, Err(FsError::NotDirectory)));
         }
         if node.kind != Kind::Symlink {
-            assert!(matches!(view.readlink(ino), Err(FsError::WrongKind)));
+            assert!(matches!(view.readlink(ino).await, Err(FsError::WrongKind)));
         }
     }
 

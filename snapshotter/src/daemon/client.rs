@@ -68,6 +68,14 @@ impl Client {
         self.call(Method::GET, "/v1/info", &()).await
     }
 
+    /// Asks the daemon to leave its mounts to the next one and to end. It answers before it does.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn hand_over(&self) -> Result<NodeInfo, ClientError> {
+        self.call(Method::POST, "/v1/daemon/handover", &()).await
+    }
+
     /// Asks where reads were served from.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nacre_blobstore::{
@@ -11,10 +11,11 @@ use nacre_blobstore::{
 };
 use nacre_fs::erofs::ErofsError;
 use nacre_fs::{
-    ContentMount, ContentSession, MetadataMountError, MetadataMounts, NodeCache, NodeCacheError,
-    NodeCacheOptions, SessionError, View, probe_kernel_mode,
+    ContentMount, ContentSession, KeeperOptions, MetadataMountError, MetadataMounts, NodeCache,
+    NodeCacheError, NodeCacheOptions, SessionError, View, probe_kernel_mode,
 };
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use super::api::{FinishedTrace, MountMode, NodeInfo};
 use super::cache::recheck;
@@ -27,6 +28,9 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 
 /// Why trees are served by the kernel where they are.
 pub const KERNEL_MODE_REASON: &str = "the kernel serves names, attributes and cached data itself";
+
+/// How long a node that is handed over waits for fetches; until it has ended all readers wait.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How to set up a node.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub struct NodeOptions {
     pub sources: Vec<Arc<dyn ChunkSource>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// What keeps the mount when this process ends; without it the mount ends too.
+    pub keeper: Option<KeeperOptions>,
 }
 
 /// Why a node cannot start, or cannot open an image.
@@ -103,11 +109,15 @@ pub struct Node {
     pub(super) opening: Opening,
     view: Arc<View>,
     pub(super) traces: Traces,
-    session: ContentSession,
+    mount_point: PathBuf,
+    /// None once the node was stopped.
+    session: Mutex<Option<ContentSession>>,
+    handover: Notify,
 }
 
 impl Node {
-    /// Opens index and cache and mounts the content. Needs no network.
+    /// Opens index and cache and mounts the content, or goes on with the mount that a keeper holds.
+    /// Needs no network.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -140,7 +150,11 @@ impl Node {
             let (store, clock) = (Arc::clone(&options.store), Arc::clone(&options.clock));
             Traces::new(store, Arc::clone(&reader), Arc::clone(&cache), clock)
         };
-        let session = ContentMount::mount(&mount_point, Arc::clone(&view), runtime)?;
+        let served = Arc::clone(&view);
+        let session = match options.keeper.clone() {
+            Some(keeper) => ContentMount::keep(&mount_point, served, runtime, keeper)?,
+            None => ContentMount::mount(&mount_point, served, runtime)?,
+        };
         Ok(Self {
             options,
             index,
@@ -149,13 +163,15 @@ impl Node {
             opening: Opening::new(metadata),
             view,
             traces,
-            session,
+            mount_point,
+            session: Mutex::new(Some(session)),
+            handover: Notify::new(),
         })
     }
 
     /// Returns where the content is mounted.
     pub fn mount_point(&self) -> &Path {
-        self.session.mount_point()
+        &self.mount_point
     }
 
     /// Describes the node.
@@ -167,7 +183,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             store: self.options.store_url.clone(),
-            mount: self.session.mount_point().to_owned(),
+            mount: self.mount_point.clone(),
             mount_mode: match self.opening.metadata {
                 Ok(_) => MountMode::Kernel,
                 Err(_) => MountMode::Fuse,
@@ -195,27 +211,75 @@ impl Node {
         Ok(FinishedTrace { news })
     }
 
-    /// Unmounts the content and marks the cache as clean.
+    /// Asks whoever runs this node to hand it over; see [`Node::handover_asked`].
+    pub(super) fn ask_handover(&self) {
+        self.handover.notify_one();
+    }
+
+    /// Waits until another daemon asks for this node.
+    pub async fn handover_asked(&self) {
+        self.handover.notified().await;
+    }
+
+    /// Unmounts the content, or leaves it to its keeper when it is in use, and marks the cache as
+    /// clean. The node is of no use afterwards.
     ///
     /// # Errors
-    /// [`NodeError::Mount`] when the content is in use: the node goes on then is for the caller to
-    /// decide.
-    pub async fn stop(self) -> Result<(), NodeError> {
-        let Self {
-            mut session,
-            cache,
-            opening,
-            traces,
-            ..
-        } = self;
-        if let Ok(mounts) = opening.metadata {
+    /// [`NodeError::Mount`] when the content is in use and nobody keeps it, or the node was stopped
+    /// before.
+    pub async fn stop(&self) -> Result<(), NodeError> {
+        let mut session = self.take_session()?;
+        if let Ok(mounts) = &self.opening.metadata {
+            let mounts = Arc::clone(mounts);
             let swept = tokio::task::spawn_blocking(move || mounts.sweep(Duration::ZERO)).await;
             swept.map_err(|_| NodeError::Stopped)??;
         }
-        let unmounted = tokio::task::spawn_blocking(move || session.unmount()).await;
-        unmounted.map_err(|_| NodeError::Stopped)??;
-        traces.stop().await;
-        Ok(cache.close().await?)
+        let unmounted = tokio::task::spawn_blocking(move || {
+            let unmounted = if session.is_kept() && session.is_in_use() {
+                Err(SessionError::Busy(session.mount_point().to_owned()))
+            } else {
+                session.unmount()
+            };
+            (unmounted, session)
+        });
+        match unmounted.await.map_err(|_| NodeError::Stopped)? {
+            (Err(SessionError::Busy(path)), session) if session.is_kept() => {
+                tracing::warn!(path = %path.display(), "in use: reads wait for the next daemon");
+                self.leave(session).await
+            }
+            (unmounted, _session) => {
+                unmounted?;
+                self.traces.stop().await;
+                Ok(self.cache.close().await?)
+            }
+        }
+    }
+
+    /// Leaves the content to its keeper, for another daemon to go on with it as soon as this process
+    /// has ended, and marks the cache as clean if that does not take long. The node is of no use
+    /// afterwards.
+    ///
+    /// # Errors
+    /// [`NodeError::Cache`], which costs the next daemon some checking; [`NodeError::Stopped`].
+    pub async fn hand_over(&self) -> Result<(), NodeError> {
+        let session = self.take_session()?;
+        self.leave(session).await
+    }
+
+    async fn leave(&self, session: ContentSession) -> Result<(), NodeError> {
+        session.leave().await;
+        match tokio::time::timeout(CLOSE_DEADLINE, self.cache.close()).await {
+            Ok(closed) => Ok(closed?),
+            Err(_) => {
+                tracing::warn!("fetches are slow: leave the cache to be checked");
+                Ok(())
+            }
+        }
+    }
+
+    fn take_session(&self) -> Result<ContentSession, NodeError> {
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        session.take().ok_or(NodeError::Stopped)
     }
 }
 

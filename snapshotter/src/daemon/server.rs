@@ -51,6 +51,7 @@ pub async fn serve(
         .route("/v1/cache/prune", post(prune_cache))
         .route("/v1/images/open", post(open_image))
         .route("/v1/traces/finish", post(finish_trace))
+        .route("/v1/daemon/handover", post(hand_over))
         .with_state(node);
     axum::serve(listener, routes)
         .with_graceful_shutdown(until)
@@ -59,6 +60,11 @@ pub async fn serve(
 }
 
 async fn info(State(node): State<Arc<Node>>) -> Response {
+    answer(node.info())
+}
+
+async fn hand_over(State(node): State<Arc<Node>>) -> Response {
+    node.ask_handover();
     answer(node.info())
 }
 
