@@ -128,7 +128,8 @@ fn node_options(settings: &Settings) -> Result<NodeOptions, Failure> {
         daemon: command_line(settings, "daemon").map_err(|error| fail(&error))?,
     };
     Ok(NodeOptions {
-        root: settings.root.clone(),
+        // As the kernel names what is mounted below it.
+        root: settings.root.canonicalize().map_err(|error| fail(&error))?,
         index: settings.index_path("node"),
         store: settings.open_store()?,
         store_url: settings.store.to_string(),

@@ -206,17 +206,18 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, is_dead: &AtomicBool) {
 
 #[test]
 fn a_dead_origin_costs_what_is_missing_for_as_long_as_it_is_dead() {
-    let Ok(endpoint) = std::env::var("NACRE_TEST_S3_ENDPOINT") else {
+    let Some(endpoint) = std::env::var_os("NACRE_TEST_S3_ENDPOINT") else {
         println!("SKIPPED: NACRE_TEST_S3_ENDPOINT is not set");
         return;
     };
     for mode in ["kernel", "fuse"] {
-        dead_origin(&endpoint, mode);
+        dead_origin(endpoint.to_str().unwrap(), mode);
     }
 }
 
 fn dead_origin(endpoint: &str, mode: &str) {
-    let bucket = std::env::var("NACRE_TEST_S3_BUCKET").unwrap_or_else(|_| "nacre".into());
+    let bucket = std::env::var_os("NACRE_TEST_S3_BUCKET").unwrap_or_else(|| "nacre".into());
+    let bucket = bucket.to_str().unwrap();
     let proxy = Proxy::to(endpoint.strip_prefix("http://").unwrap());
     let node = Node::new();
     let unique = node.path("").file_name().unwrap().to_owned();

@@ -177,8 +177,9 @@ impl Load<'_> {
     }
 }
 
-/// Puts load on a mounted image while `replace` replaces daemons.
-fn under_load(scene: &Scene, replace: impl FnOnce(u32)) {
+/// Puts load on an image mounted in a mode while `replace` replaces daemons. The cache is smaller
+/// than the image, so that much of it is fetched again and again.
+fn under_load(scene: &Scene, mode: &str, replace: impl FnOnce(u32)) {
     let files = files();
     super::scene::write_layout(&scene.path("layout"), &files, &["small", "large", "bin"]);
     let layout = format!("oci:{}", scene.path("layout").display());
@@ -187,11 +188,11 @@ fn under_load(scene: &Scene, replace: impl FnOnce(u32)) {
     for folder in [&at, &again] {
         std::fs::create_dir(folder).unwrap();
     }
-    let mode =
-        std::env::var_os("NACRE_TEST_MODE").map_or("fuse".into(), |m| m.into_string().unwrap());
+    let target = at.to_str().unwrap();
+    let cache = ["--cache-size", "8M"];
     scene.ok(
         "root",
-        &["mount", "a", at.to_str().unwrap(), "--mode", &mode],
+        &[&["mount", "a", target, "--mode", mode], &cache[..]].concat(),
     );
     let cleanup = Cleanup { scene };
     let folder = |i| {
@@ -204,7 +205,7 @@ fn under_load(scene: &Scene, replace: impl FnOnce(u32)) {
         scene,
         files: &files,
         at: at.clone(),
-        mode,
+        mode: mode.to_owned(),
         is_over: AtomicBool::new(false),
         wrong: Mutex::default(),
         operations: AtomicU64::new(0),
@@ -281,10 +282,9 @@ impl Drop for Cleanup<'_> {
     }
 }
 
-#[test]
-fn readers_do_not_notice_that_daemons_are_killed() {
+fn kill(mode: &str) {
     let scene = Scene::new();
-    under_load(&scene, |rounds| {
+    under_load(&scene, mode, |rounds| {
         for round in 0..rounds {
             let killed = daemon(&scene);
             kill_process(killed, Signal::KILL).unwrap();
@@ -294,10 +294,9 @@ fn readers_do_not_notice_that_daemons_are_killed() {
     });
 }
 
-#[test]
-fn readers_do_not_notice_that_daemons_take_over() {
+fn take_over(mode: &str) {
     let scene = Scene::new();
-    under_load(&scene, |rounds| {
+    under_load(&scene, mode, |rounds| {
         let mut before: Option<Child> = None;
         for _ in 0..rounds {
             let mut command = scene.command("root", &["daemon", "--takeover"]);
@@ -317,6 +316,26 @@ fn readers_do_not_notice_that_daemons_take_over() {
             sleep(ROUND / 4);
         }
     });
+}
+
+#[test]
+fn readers_in_kernel_mode_do_not_notice_that_daemons_are_killed() {
+    kill("kernel");
+}
+
+#[test]
+fn readers_of_the_view_do_not_notice_that_daemons_are_killed() {
+    kill("fuse");
+}
+
+#[test]
+fn readers_in_kernel_mode_do_not_notice_that_daemons_take_over() {
+    take_over("kernel");
+}
+
+#[test]
+fn readers_of_the_view_do_not_notice_that_daemons_take_over() {
+    take_over("fuse");
 }
 
 #[test]

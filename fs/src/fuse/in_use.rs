@@ -46,12 +46,12 @@ pub(super) fn is_mounted_at(device: u64, mount_point: &Path) -> bool {
     let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let own = escape(mount_point.as_os_str().as_bytes());
     let lines = text.split(|byte| *byte == b'\n');
-    let devices = lines.filter_map(|line| {
+    let mut devices = lines.filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
         let (numbers, point) = (fields.nth(2)?, fields.nth(1)?);
         (point == own).then_some(numbers)
     });
-    devices.last() == Some(&numbers(device))
+    devices.next_back() == Some(&numbers(device))
 }
 
 /// Writes a device number as the list of mounts does.

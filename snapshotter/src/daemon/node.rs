@@ -268,7 +268,12 @@ impl Node {
 
     async fn leave(&self, session: ContentSession) -> Result<(), NodeError> {
         session.leave().await;
-        match tokio::time::timeout(CLOSE_DEADLINE, self.cache.close()).await {
+        let close = async {
+            // Nothing may write to the cache once it is clean.
+            self.traces.stop().await;
+            self.cache.close().await
+        };
+        match tokio::time::timeout(CLOSE_DEADLINE, close).await {
             Ok(closed) => Ok(closed?),
             Err(_) => {
                 tracing::warn!("fetches are slow: leave the cache to be checked");

@@ -219,6 +219,7 @@ async fn writes_are_ordered_and_a_lease_is_held() {
             "index/packs/",
             "trees/",
             "index/trees/",
+            "metadata/",
             "records/",
             "refs/",
         ];
@@ -233,7 +234,7 @@ async fn writes_are_ordered_and_a_lease_is_held() {
     uploads.sort_unstable();
     assert_eq!(
         (stages[0], &uploads[..], rest),
-        (0, &[1, 1, 2, 2][..], &[3, 4, 5, 6, 0][..])
+        (0, &[1, 1, 2, 2][..], &[3, 4, 5, 6, 7, 0][..])
     );
     for (at, (_, key)) in notes.iter().enumerate() {
         if let Some(pack) = key.strip_prefix("index/") {
@@ -306,8 +307,8 @@ async fn any_write_may_fail_and_another_try_goes_on_from_there() {
         while add_with_failure(kind.clone(), hits, &layout, &expected).await {
             hits += 1;
         }
-        // Lease, two packs, a tree pack and the copies of their indexes, record, ref.
-        assert_eq!(hits, 9, "{kind:?}");
+        // Lease, two packs, a tree pack and the copies of their indexes, metadata, record, ref.
+        assert_eq!(hits, 10, "{kind:?}");
     }
 }
 

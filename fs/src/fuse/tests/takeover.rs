@@ -84,6 +84,7 @@ fn runs_as_a_keeper() {
 
 /// A daemon's process, when it is started as one.
 #[test]
+#[expect(clippy::exit, reason = "it is a process of its own")]
 fn runs_as_a_daemon() {
     let Some(folder) = std::env::var_os(DAEMON) else {
         return;

@@ -27,7 +27,10 @@ impl Generations {
         }
         for path in ["/a/f", "/a/b/g", "/a/b/c/h", "/z/large"] {
             let len = if path == "/z/large" { 1 << 21 } else { 10 };
-            model.insert(path, ModelNode::file(0o644, vec![path.len() as u8; len]));
+            model.insert(
+                path,
+                ModelNode::file(0o644, vec![u8::try_from(path.len()).unwrap(); len]),
+            );
         }
         let mut linked = ModelNode::file(0o600, "linked");
         linked.group = Some(9);
