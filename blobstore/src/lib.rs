@@ -69,4 +69,4 @@ pub use tree::{
     Timestamp, Tree, TreeError, XATTR_LIST_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
     Xattr,
 };
-pub use writer::{ItemStream, PackWriter, WriteError, WriteStats, WriterOptions};
+pub use writer::{Affinity, ItemStream, PackWriter, WriteError, WriteStats, WriterOptions};

@@ -6,11 +6,14 @@
 //! ```
 //! Items that the index knows, or that another stream of the same writer has taken, are not stored
 //! again. Whoever relies on that holds a [`Lease`](crate::Lease). A pack is in the local index only
-//! once it and the copy of its index are durable.
+//! once it and the copy of its index are durable. A pack's frames are put in order when it is full: by
+//! affinity, then by stream, then as they came.
 
 mod assembler;
+mod stream;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,10 +21,11 @@ use std::thread::JoinHandle;
 use tokio::runtime::Handle;
 
 use crate::crash::CrashHook;
-use crate::frame::{self, FRAME_BYTES_TARGET, FRAME_ITEMS_MAX, FrameError};
+use crate::frame::{self, FRAME_BYTES_TARGET, FrameError};
 use crate::pack::{Item, ItemKind, PackKind};
-use crate::{BlobStore, Chunk, ChunkIndex, Digest, IndexError, StoreError};
-use assembler::Assembler;
+use crate::{BlobStore, ChunkIndex, IndexError, StoreError};
+use assembler::{Assembler, FrameOrder};
+pub use stream::{Affinity, ItemStream};
 
 /// Frames that wait for compression at most, for each thread.
 const QUEUED_FRAMES_PER_THREAD: usize = 2;
@@ -125,11 +129,13 @@ pub struct PackWriter {
     frames: SyncSender<PlainFrame>,
     workers: Vec<JoinHandle<()>>,
     frame_bytes: usize,
+    streams: AtomicU32,
 }
 
 /// A frame before its compression.
 #[derive(Debug)]
 struct PlainFrame {
+    order: FrameOrder,
     plain: Vec<u8>,
     items: Vec<(Item, u32)>,
 }
@@ -178,20 +184,15 @@ impl PackWriter {
             frames,
             workers,
             frame_bytes,
+            streams: AtomicU32::new(0),
         }
     }
 
     /// Starts a stream of items that belong together, such as the files of one layer.
     pub fn stream(&self) -> ItemStream {
-        ItemStream {
-            shared: Arc::clone(&self.shared),
-            frames: self.frames.clone(),
-            open: PlainFrame {
-                plain: Vec::new(),
-                items: Vec::new(),
-            },
-            frame_bytes: self.frame_bytes,
-        }
+        let number = self.streams.fetch_add(1, Ordering::Relaxed);
+        let (shared, frames) = (Arc::clone(&self.shared), self.frames.clone());
+        ItemStream::new(shared, frames, self.frame_bytes, number)
     }
 
     /// Waits until all that was added is durable and in the index. All streams must have been
@@ -216,97 +217,18 @@ impl PackWriter {
 fn compress_frames(queue: &Mutex<Receiver<PlainFrame>>, assembler: &Assembler) {
     loop {
         let next = lock(queue).recv();
-        let Ok(PlainFrame { plain, items }) = next else {
+        let Ok(PlainFrame {
+            order,
+            plain,
+            items,
+        }) = next
+        else {
             return;
         };
         match frame::compress(&plain) {
-            Ok(stored) => assembler.push(&stored, &items),
+            Ok(stored) => assembler.push(order, stored, items),
             Err(error) => assembler.fail(error.into()),
         }
-    }
-}
-
-/// Items in the order in which they will be read: neighbours share frames.
-#[derive(Debug)]
-pub struct ItemStream {
-    shared: Arc<Shared>,
-    frames: SyncSender<PlainFrame>,
-    open: PlainFrame,
-    frame_bytes: usize,
-}
-
-impl ItemStream {
-    /// Adds a chunk, unless it is in the store. Blocks while the queue is full.
-    ///
-    /// # Errors
-    /// The writer's first failure, which may stem from earlier items.
-    pub fn add_chunk(&mut self, chunk: &Chunk) -> Result<(), WriteError> {
-        let item = Item {
-            kind: ItemKind::Chunk(chunk.id()),
-            hash: *chunk.id().digest(),
-        };
-        let new = self.add(item, chunk.bytes())?;
-        let mut stats = lock(&self.shared.stats);
-        if new {
-            stats.chunks_new += 1;
-            stats.bytes_new_plain += chunk.bytes().len() as u64;
-        } else {
-            stats.chunks_known += 1;
-        }
-        Ok(())
-    }
-
-    /// Adds an encoded tree or chunk list, unless it is in the store. Blocks while the queue is
-    /// full.
-    ///
-    /// # Errors
-    /// The writer's first failure, which may stem from earlier items.
-    pub fn add_metadata(&mut self, kind: ItemKind, bytes: &[u8]) -> Result<(), WriteError> {
-        self.add(
-            Item {
-                kind,
-                hash: Digest::of(bytes),
-            },
-            bytes,
-        )
-        .map(drop)
-    }
-
-    fn add(&mut self, item: Item, bytes: &[u8]) -> Result<bool, WriteError> {
-        self.shared.check()?;
-        // Taken before looked up: an upload enters the index before it gives its items free.
-        if !lock(&self.shared.taken).insert(item.kind) {
-            return Ok(false);
-        }
-        if self.shared.index.locate(item.kind)?.is_some() {
-            lock(&self.shared.taken).remove(&item.kind);
-            return Ok(false);
-        }
-        let len_bytes = u32::try_from(bytes.len()).expect("items are at most FRAME_BYTES_MAX");
-        let PlainFrame { plain, items } = &mut self.open;
-        let full = plain.len() + bytes.len() > self.frame_bytes || items.len() == FRAME_ITEMS_MAX;
-        if full && !items.is_empty() {
-            self.flush()?;
-        }
-        self.open.plain.extend_from_slice(bytes);
-        self.open.items.push((item, len_bytes));
-        Ok(true)
-    }
-
-    /// Sends the open frame off. Must be called before the stream is dropped.
-    ///
-    /// # Errors
-    /// The writer's first failure.
-    pub fn flush(&mut self) -> Result<(), WriteError> {
-        if self.open.items.is_empty() {
-            return Ok(());
-        }
-        let next = PlainFrame {
-            plain: Vec::with_capacity(self.frame_bytes),
-            items: Vec::new(),
-        };
-        let frame = std::mem::replace(&mut self.open, next);
-        self.frames.send(frame).map_err(|_| WriteError::Stopped)
     }
 }
 

@@ -10,6 +10,7 @@
 //! first chunk is relied on until the ref is written. An ingest that ends early leaves packs that
 //! a later one finds by their index and goes on from; what it does not need is garbage.
 
+mod affinity;
 mod blob_reader;
 mod error;
 mod layer;

@@ -1,6 +1,6 @@
 //! Assembling a pack in memory.
 
-use super::{HEAD, Item, ItemKind, PACK_BYTES_TARGET, PackIndex, PackKind, PackName, TAIL};
+use super::{HEAD, Item, ItemKind, PackIndex, PackKind, PackName, TAIL};
 use crate::Digest;
 use crate::frame::{FrameEntry, FrameItem};
 use crate::wire::Put;
@@ -54,16 +54,6 @@ impl PackBuilder {
                 .collect(),
         });
         self.bytes.put(stored);
-    }
-
-    /// Tells whether the pack has no frame.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.index.frames.is_empty()
-    }
-
-    /// Tells whether the pack has reached [`PACK_BYTES_TARGET`].
-    pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() >= PACK_BYTES_TARGET
     }
 
     /// Ends the pack.

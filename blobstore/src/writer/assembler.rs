@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::{Shared, WriteError, lock};
+use super::{Affinity, Shared, WriteError, lock};
 use crate::BlobStore;
 use crate::crash::{CrashHook, CrashPoint};
-use crate::pack::{FinishedPack, Item, PackBuilder, PackKind};
+use crate::pack::{FinishedPack, Item, PACK_BYTES_TARGET, PackBuilder, PackKind};
 
 /// Packs that are being written at once at most; each holds its bytes in memory.
 pub(super) const UPLOADS_MAX: u32 = 3;
@@ -17,10 +17,43 @@ pub(super) const UPLOADS_MAX: u32 = 3;
 /// The open pack of a writer and its uploads.
 pub(super) struct Assembler {
     kind: PackKind,
-    open: Mutex<PackBuilder>,
+    open: Mutex<OpenPack>,
     upload: Arc<Upload>,
     runtime: Handle,
     permits: Arc<Semaphore>,
+}
+
+/// Where a frame belongs in its pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FrameOrder {
+    pub(super) affinity: Affinity,
+    pub(super) stream: u32,
+    pub(super) number: u32,
+}
+
+/// Compressed frames that will be a pack.
+#[derive(Default)]
+struct OpenPack {
+    frames: Vec<StoredFrame>,
+    stored_bytes: usize,
+}
+
+/// A compressed frame, and its items with their plain lengths.
+struct StoredFrame {
+    order: FrameOrder,
+    stored: Vec<u8>,
+    items: Vec<(Item, u32)>,
+}
+
+impl OpenPack {
+    fn build(mut self, kind: PackKind) -> FinishedPack {
+        self.frames.sort_by_key(|frame| frame.order);
+        let mut pack = PackBuilder::new(kind);
+        for frame in self.frames {
+            pack.push_frame(&frame.stored, &frame.items);
+        }
+        pack.finish()
+    }
 }
 
 /// What an upload needs.
@@ -40,7 +73,7 @@ impl Assembler {
     ) -> Self {
         Self {
             kind,
-            open: Mutex::new(PackBuilder::new(kind)),
+            open: Mutex::default(),
             upload: Arc::new(Upload {
                 store,
                 shared,
@@ -55,13 +88,18 @@ impl Assembler {
         self.upload.shared.fail(error);
     }
 
-    /// Appends a frame; blocks while too many packs are being written.
-    pub(super) fn push(&self, stored: &[u8], items: &[(Item, u32)]) {
+    /// Adds a frame; blocks while too many packs are being written.
+    pub(super) fn push(&self, order: FrameOrder, stored: Vec<u8>, items: Vec<(Item, u32)>) {
         let full = {
             let mut open = lock(&self.open);
-            open.push_frame(stored, items);
-            let full = open.is_full();
-            full.then(|| std::mem::replace(&mut *open, PackBuilder::new(self.kind)))
+            open.stored_bytes += stored.len();
+            open.frames.push(StoredFrame {
+                order,
+                stored,
+                items,
+            });
+            let full = open.stored_bytes >= PACK_BYTES_TARGET;
+            full.then(|| std::mem::take(&mut *open))
         };
         if let Some(pack) = full {
             self.start_upload(pack);
@@ -70,8 +108,8 @@ impl Assembler {
 
     /// Writes the open pack and waits for all uploads.
     pub(super) fn finish(&self) {
-        let pack = std::mem::replace(&mut *lock(&self.open), PackBuilder::new(self.kind));
-        if !pack.is_empty() {
+        let pack = std::mem::take(&mut *lock(&self.open));
+        if !pack.frames.is_empty() {
             self.start_upload(pack);
         }
         let all = self.permits.acquire_many(UPLOADS_MAX);
@@ -80,12 +118,12 @@ impl Assembler {
         }
     }
 
-    fn start_upload(&self, pack: PackBuilder) {
+    fn start_upload(&self, pack: OpenPack) {
         let permit = self
             .runtime
             .block_on(Arc::clone(&self.permits).acquire_owned());
         let upload = Arc::clone(&self.upload);
-        let pack = pack.finish();
+        let pack = pack.build(self.kind);
         self.runtime.spawn(async move {
             if let Err(error) = upload.run(pack).await {
                 upload.shared.fail(error);

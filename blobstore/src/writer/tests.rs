@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::{FaultStore, memory_store};
+use crate::{Chunk, PackIndex};
 use crate::{Origin, Reader, ReaderOptions};
 
 struct Bench {
@@ -107,4 +108,31 @@ async fn a_failed_upload_is_reported_and_leaves_nothing_in_the_index() {
     drop(stream);
     assert!(matches!(finish(writer).await, Err(WriteError::Store(_))));
     assert!(bench.index.packs().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_has_its_frames_by_affinity() {
+    let bench = Bench::new();
+    let store = Arc::clone(&bench.store);
+    let writer = bench.writer(PackKind::Data);
+    let write = move || {
+        let mut stream = writer.stream();
+        for number in 0..20 {
+            stream.turn_to(Affinity(u8::from(number % 2 == 0)));
+            stream.add_chunk(&chunk(number, 10_000)).unwrap();
+        }
+        stream.flush().unwrap();
+        drop(stream);
+        writer.finish().unwrap();
+    };
+    tokio::task::spawn_blocking(write).await.unwrap();
+    let name = bench.index.packs().unwrap().into_iter().next().unwrap();
+    let (bytes, _) = store.get(&name.index_key(), 1 << 20).await.unwrap();
+    let index = PackIndex::decode(name, &bytes).unwrap();
+    let stored: Vec<_> = index.items().map(|(_, _, item)| item.hash).collect();
+    let odd_first = (0..20)
+        .filter(|n| n % 2 == 1)
+        .chain((0..20).filter(|n| n % 2 == 0));
+    let expected: Vec<_> = odd_first.map(|n| *chunk(n, 10_000).id().digest()).collect();
+    assert_eq!(stored, expected);
 }

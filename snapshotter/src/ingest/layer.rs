@@ -8,6 +8,7 @@ use futures::StreamExt;
 use nacre_blobstore::{Attributes, Chunked, Chunker, ItemStream, Node};
 
 use super::IngestError;
+use super::affinity;
 use super::blob_reader::{BlockReader, BlockSender, pump, queue};
 use super::progress::Progress;
 use crate::layer::{
@@ -253,6 +254,7 @@ fn store_entries(
             EntryKind::Fifo => other(Node::Fifo),
             EntryKind::Socket => other(Node::Socket),
             EntryKind::File { .. } => {
+                items.turn_to(affinity::of(path.as_bytes()));
                 let chunked = store_content(source, &mut chunker, &mut items)?;
                 let (content, size_bytes) = (chunked.content, chunked.size_bytes);
                 contents.push(chunked);
