@@ -39,6 +39,8 @@ use stats::Counters;
 pub struct ReaderOptions {
     /// Plain bytes of decompressed frames that are kept in memory.
     pub frame_cache_bytes: usize,
+    /// Stored bytes of frames that were fetched ahead and that nobody has read, kept in memory.
+    pub ahead_cache_bytes: usize,
     /// Encoded bytes of decoded trees that are kept in memory; decoded they take some 3 times that.
     pub tree_cache_bytes: usize,
     /// How much may be fetched in vain because it was near what was read, in percent of the bytes
@@ -49,7 +51,8 @@ pub struct ReaderOptions {
 impl Default for ReaderOptions {
     fn default() -> Self {
         Self {
-            frame_cache_bytes: 64 << 20,
+            frame_cache_bytes: 48 << 20,
+            ahead_cache_bytes: 64 << 20,
             tree_cache_bytes: 8 << 20,
             read_ahead_percent: 50,
         }
@@ -113,6 +116,7 @@ impl Reader {
             index,
             sources,
             frames: Mutex::new(Recent::new(options.frame_cache_bytes)),
+            packed: Mutex::new(Recent::new(options.ahead_cache_bytes)),
             held: Mutex::default(),
             flights: SingleFlight::default(),
             ahead: ReadAhead::new(options.read_ahead_percent),

@@ -46,6 +46,11 @@ impl UnverifiedBytes {
         inside.then(|| Self(self.0.slice(range)))
     }
 
+    /// Copies the bytes, so that what they are a part of can go.
+    pub(crate) fn to_owned_part(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
     /// Returns the bytes for checking or decoding. Never serve them.
     pub fn into_untrusted(self) -> Bytes {
         self.0

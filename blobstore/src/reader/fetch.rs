@@ -29,12 +29,23 @@ pub(super) struct Arrived {
     pub(super) tier: Tier,
 }
 
+/// A frame as stored, not checked yet.
+#[derive(Debug)]
+pub(super) struct Packed {
+    entry: FrameEntry,
+    stored: UnverifiedBytes,
+    tier: Tier,
+}
+
 /// What a fetch needs; it outlives the reader that asked for it.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) index: Arc<ChunkIndex>,
     pub(super) sources: Vec<Arc<dyn ChunkSource>>,
     pub(super) frames: Mutex<Recent<FrameKey, Arc<Arrived>>>,
+    /// Frames that were fetched ahead, as stored: three times as many fit, and those that nobody
+    /// comes for are never decompressed.
+    pub(super) packed: Mutex<Recent<FrameKey, Arc<Packed>>>,
     /// Frames that a prefetch holds until they are taken: found as those in `frames` are.
     pub(super) held: Mutex<HashMap<FrameKey, Weak<Arrived>>>,
     pub(super) flights: SingleFlight<FrameKey, Fetched>,
@@ -102,12 +113,36 @@ impl Shared {
         arrived
     }
 
-    /// Returns a frame that is in memory.
+    /// Returns a frame that is in memory. One that was fetched ahead is decompressed, which takes
+    /// half a millisecond; one that is not right is dropped.
     pub(super) fn get(&self, key: FrameKey) -> Option<Arc<Arrived>> {
+        if let Some(frame) = self.get_plain(key) {
+            return Some(frame);
+        }
+        let packed = lock(&self.packed).get(&key)?;
+        let decoded = packed.entry.decode(packed.stored.clone());
+        let kept = match decoded {
+            Ok(frame) => Some(self.keep(key, frame, packed.tier)),
+            Err(error) => {
+                // Who needs it asks each tier for it and reports what is wrong.
+                tracing::debug!(%error, "decode frame ahead");
+                None
+            }
+        };
+        // Only now, so that nobody finds it in neither place and fetches it again.
+        drop(lock(&self.packed).remove(&key));
+        kept
+    }
+
+    fn get_plain(&self, key: FrameKey) -> Option<Arc<Arrived>> {
         if let Some(frame) = lock(&self.frames).get(&key) {
             return Some(frame);
         }
         lock(&self.held).get(&key).and_then(Weak::upgrade)
+    }
+
+    fn is_here(&self, key: FrameKey) -> bool {
+        self.get_plain(key).is_some() || lock(&self.packed).contains(&key)
     }
 
     /// Lets a frame be found for as long as somebody holds it.
@@ -124,7 +159,7 @@ impl Shared {
     /// Announces those of the frames that are neither in memory nor being fetched.
     pub(super) fn announce(&self, frames: Vec<(FrameKey, FrameEntry)>) -> Vec<Wanted> {
         let announce = |(key, entry)| {
-            let announced = self.flights.announce(key, || self.get(key).is_some())?;
+            let announced = self.flights.announce(key, || self.is_here(key))?;
             Some(Wanted { announced, entry })
         };
         frames.into_iter().filter_map(announce).collect()
@@ -176,6 +211,18 @@ impl Shared {
                 continue;
             };
             let key = announced.key();
+            if run.recent && !announced.is_awaited() {
+                let (size_bytes, tier) = (entry.stored_bytes as usize, run.tier);
+                let packed = Packed {
+                    entry,
+                    stored: stored.to_owned_part(),
+                    tier,
+                };
+                lock(&self.packed).insert(key, Arc::new(packed), size_bytes);
+                // Who joined meanwhile finds it there.
+                drop(announced);
+                continue;
+            }
             match entry.decode(stored) {
                 Ok(frame) => {
                     let frame = match run.recent {

@@ -40,6 +40,19 @@ impl<K: Copy + Eq + Hash, V: Clone> Recent<K, V> {
         Some(slot.value.clone())
     }
 
+    /// Tells whether a value is there, which does not count as a use.
+    pub(super) fn contains(&self, key: &K) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// Takes a value out.
+    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+        let slot = self.values.remove(key)?;
+        self.by_use.remove(&slot.last_use);
+        self.used_bytes -= slot.size_bytes;
+        Some(slot.value)
+    }
+
     /// Adds a value, unless it alone is above the limit.
     pub(super) fn insert(&mut self, key: K, value: V, size_bytes: usize) {
         if size_bytes > self.limit_bytes {
@@ -88,6 +101,9 @@ mod tests {
         recent.insert(3, 'e', 6);
         assert_eq!((recent.get(&1), recent.get(&3)), (Some('a'), Some('e')));
         assert_eq!(recent.used_bytes, 10);
+        assert_eq!((recent.remove(&1), recent.remove(&1)), (Some('a'), None));
+        assert!(recent.contains(&3) && !recent.contains(&1));
+        assert_eq!(recent.used_bytes, 6);
         assert_eq!(recent.values.len(), recent.by_use.len());
     }
 }

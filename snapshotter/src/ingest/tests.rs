@@ -174,6 +174,18 @@ async fn a_plain_directory_is_an_image() {
     check(&adder.ingest.store).await;
 }
 
+/// Where an ingest writes, in this order.
+const FOLDERS: [&str; 8] = [
+    "leases/",
+    "packs/",
+    "index/packs/",
+    "trees/",
+    "index/trees/",
+    "metadata/",
+    "records/",
+    "refs/",
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_are_ordered_and_a_lease_is_held() {
     let store = memory_store();
@@ -213,17 +225,7 @@ async fn writes_are_ordered_and_a_lease_is_held() {
 
     let notes = notes.lock().unwrap();
     let stage = |key: &str| {
-        let folders = [
-            "leases/",
-            "packs/",
-            "index/packs/",
-            "trees/",
-            "index/trees/",
-            "metadata/",
-            "records/",
-            "refs/",
-        ];
-        folders
+        FOLDERS
             .iter()
             .position(|folder| key.starts_with(folder))
             .unwrap()

@@ -13,6 +13,7 @@ const FRAMES: u64 = 12;
 
 const NOT_AHEAD: ReaderOptions = ReaderOptions {
     frame_cache_bytes: 64 << 20,
+    ahead_cache_bytes: 64 << 20,
     tree_cache_bytes: 0,
     read_ahead_percent: 0,
 };
