@@ -21,6 +21,10 @@ pub(crate) const METADATA_FOLDER: &str = "metadata";
 /// What zstd may add to bytes that it cannot compress, and the body's own fields.
 const STORED_BYTES_MAX: usize = METADATA_IMAGE_BYTES_MAX + (METADATA_IMAGE_BYTES_MAX >> 8);
 
+/// The most that zstd makes of a stored byte: a block of 128 KiB takes four bytes at least.
+/// Source: RFC 8878, section 3.1.1.2.
+const EXPANSION_MAX: usize = (128 << 10) / 4;
+
 /// Why a metadata image is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataImageError {
@@ -84,7 +88,8 @@ pub fn encode_metadata_image(
     Ok((MetadataImageId::new(id), bytes))
 }
 
-/// Decodes the bytes that were read for the metadata image `id` of `tree`.
+/// Decodes the bytes that were read for the metadata image `id` of `tree`. Allocates what they
+/// can hold at most, and no more than [`METADATA_IMAGE_BYTES_MAX`].
 ///
 /// # Errors
 /// [`MetadataImageError`] for damage, another image or a broken limit.
@@ -107,6 +112,10 @@ pub fn decode_metadata_image(
     let malformed = |error: std::io::Error| MetadataImageError::Malformed(error.to_string());
     let stored = wire.bytes(STORED_BYTES_MAX)?;
     wire.finish()?;
+    if plain_bytes / EXPANSION_MAX > stored.len() {
+        let reason = format!("{} stored bytes for {plain_bytes}", stored.len());
+        return Err(MetadataImageError::Malformed(reason));
+    }
     let plain = zstd::bulk::decompress(stored, plain_bytes).map_err(malformed)?;
     if plain.len() != plain_bytes {
         let reason = format!("{} bytes instead of {plain_bytes}", plain.len());
@@ -154,7 +163,8 @@ mod tests {
     #[test]
     fn a_length_that_is_not_the_frames_is_refused_without_allocating_it() {
         let tree = TreeId::new(Digest::of(b"tree"));
-        for claimed in [0, 4, 6, METADATA_IMAGE_BYTES_MAX as u64 + 1, u64::MAX] {
+        let largest = METADATA_IMAGE_BYTES_MAX as u64;
+        for claimed in [0, 4, 6, largest, largest + 1, u64::MAX] {
             let mut body = tree.as_bytes().to_vec();
             body.put_uvarint(claimed);
             body.put_bytes(&zstd::bulk::compress(b"plain", ZSTD_LEVEL).unwrap());
@@ -165,6 +175,16 @@ mod tests {
                 matches!(error, MetadataImageError::Malformed(_)),
                 "{claimed}"
             );
+            let before_zstd = error.to_string().contains("stored bytes for");
+            assert_eq!(before_zstd, claimed == largest, "{error}");
         }
+    }
+
+    #[test]
+    fn what_compresses_best_is_within_the_expansion() {
+        let tree = TreeId::new(Digest::of(b"tree"));
+        let plain = vec![0; 16 << 20];
+        let (id, bytes) = encode_metadata_image(tree, &plain).unwrap();
+        assert_eq!(decode_metadata_image(tree, id, &bytes).unwrap(), plain);
     }
 }
