@@ -30,6 +30,8 @@ use fuser::{
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+#[cfg(any(test, feature = "testing"))]
+pub use keeper::recode_keeper_message;
 pub use keeper::{KeeperError, KeeperOptions, keep};
 pub use session::{ContentMount, ContentSession, SessionError};
 

@@ -1,4 +1,5 @@
-//! A reader in memory with faults, for the tests of this crate and those above it.
+//! A reader in memory with faults, for the tests of this crate and those above it, and what is
+//! decoded here and nowhere else, for any bytes to be tried.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +13,8 @@ use nacre_blobstore::{
 };
 
 use crate::ContentReader;
+pub use crate::fuse::recode_keeper_message;
+pub use crate::view::recode_inode_log;
 
 /// Chunks, trees and contents in memory. Counts what is asked of it, and fails on demand.
 #[derive(Debug, Default)]

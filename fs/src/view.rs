@@ -39,6 +39,8 @@ use nacre_blobstore::{ContentId, Entry, Node, ReadError, TreeId};
 pub use attr::{Attr, IMMUTABLE_VALID, Kind};
 pub use fixed::ROOT_INO;
 pub use inode_log::InodeLogError;
+#[cfg(any(test, feature = "testing"))]
+pub use inode_log::recode_inode_log;
 pub use listing::{DirectoryEntry, Taken};
 pub use place::Flavor;
 

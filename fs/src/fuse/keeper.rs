@@ -25,6 +25,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub(super) use link::{Link, Taken};
+#[cfg(any(test, feature = "testing"))]
+pub use message::recode_keeper_message;
 pub(super) use message::{Negotiated, SessionRecord};
 pub use server::keep;
 

@@ -232,6 +232,16 @@ pub(crate) fn encode(session: u64, known: impl Iterator<Item = (u64, Origin)>) -
     bytes
 }
 
+/// Reads any bytes as the log of a session, and encodes what they say as resuming it would, in the
+/// order of the inode numbers; returns that and how many bytes at the end are no records. `None`
+/// when the bytes are no log of the session.
+#[cfg(any(test, feature = "testing"))]
+pub fn recode_inode_log(bytes: &[u8], session: u64) -> Option<(Vec<u8>, usize)> {
+    let restored = decode(bytes, session)?;
+    let known: std::collections::BTreeMap<_, _> = restored.inodes.into_iter().collect();
+    Some((encode(session, known.into_iter()), restored.torn_bytes))
+}
+
 /// A log that is being written.
 #[derive(Debug)]
 pub(crate) struct InodeLog {
