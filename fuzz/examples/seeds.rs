@@ -13,8 +13,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nacre_blobstore::{
-    Digest, FrameEntry, ItemKind, Key, LeaseRecord, PackIndex, PackKind, Record, RecordKind,
-    RefName, UnverifiedBytes,
+    Digest, FrameEntry, ItemKind, Key, LeaseRecord, MetadataImageId, PackIndex, PackKind, Record,
+    RecordKind, RefName, Trace, TreeId, UnverifiedBytes, decode_metadata_image,
+    encode_metadata_image,
 };
 use nacre_fuzz::join_frame;
 
@@ -22,6 +23,8 @@ type Failure = Box<dyn Error>;
 
 const SEEDS_MAX: usize = 200;
 const BYTES_MAX: usize = 16 << 10;
+/// Bytes that are left of a metadata image: EROFS's superblock and its first inodes.
+const METADATA_IMAGE_BYTES: usize = 1536;
 
 /// The seeds of one target, shortest first.
 #[derive(Default)]
@@ -50,7 +53,10 @@ impl Seeds {
 struct Found {
     chunk_lists: Seeds,
     frames: Seeds,
+    inode_logs: Seeds,
+    keeper_messages: Seeds,
     leases: Seeds,
+    metadata_images: Seeds,
     pack_indexes: Seeds,
     records: Seeds,
     refs: Seeds,
@@ -83,9 +89,13 @@ impl Found {
                 && let Ok(record) = Record::decode(id, &bytes)
                 && record.kind == RecordKind::Trace
             {
+                found.traces.add(Trace::decode(&record.payload)?.to_file());
                 found.traces.add(record.payload);
             }
             found.records.add(bytes);
+        }
+        for image in files(&store.join("metadata"))? {
+            found.add_metadata_image(&fs::read(&image)?)?;
         }
         for file in files(&store.join("refs"))? {
             let key = file
@@ -107,7 +117,47 @@ impl Found {
             };
             found.leases.add(record.encode());
         }
+        found.add_node_formats();
         Ok(found)
+    }
+
+    fn add_metadata_image(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        // Neither is compared under `cfg(fuzzing)`.
+        let tree = TreeId::new(Digest::of(b""));
+        let any_id = MetadataImageId::new(Digest::of(b""));
+        let mut plain = decode_metadata_image(tree, any_id, bytes)?;
+        plain.truncate(METADATA_IMAGE_BYTES);
+        self.metadata_images
+            .add(encode_metadata_image(tree, &plain)?.1);
+        Ok(())
+    }
+
+    /// What a node writes and a store never holds.
+    fn add_node_formats(&mut self) {
+        let check = |bytes: &[u8]| Digest::of(bytes).as_bytes()[..4].to_vec();
+        let session = 7_u64.to_le_bytes();
+        let header = [&b"NACRINOD\x01\0"[..], &session].concat();
+        let mut log = [&header[..], &check(&header)].concat();
+        self.inode_logs.add(&log[..]);
+        // Kinds of records and the lengths of their bodies. The inode is the first byte's number.
+        for (kind, body_len) in [(1, 33), (2, 12), (3, 61), (4, 40), (5, 0)] {
+            let mut record = vec![0; 9 + body_len];
+            record[..2].copy_from_slice(&[kind, kind % 4]);
+            log.extend([&record[..], &check(&record)].concat());
+            self.inode_logs.add(&log[..]);
+        }
+        let command = b"\x02\0\x05\0\0\0nacre\x06\0\0\0daemon";
+        let session = [7; 36];
+        for message in [
+            [&[1, 1][..], &session, command].concat(),
+            [&[1, 2][..], command].concat(),
+            [&[1, 17][..], &session].concat(),
+        ] {
+            self.keeper_messages.add(message);
+        }
+        for kind in [3, 4, 18, 19, 20] {
+            self.keeper_messages.add([1, kind]);
+        }
     }
 
     fn add_frames(&mut self, index: &PackIndex, pack: &[u8]) -> Result<(), Failure> {
@@ -170,7 +220,10 @@ fn main() -> Result<(), Failure> {
     for (target, seeds) in [
         ("chunk_list", found.chunk_lists),
         ("frame", found.frames),
+        ("inode_log", found.inode_logs),
+        ("keeper_message", found.keeper_messages),
         ("lease_record", found.leases),
+        ("metadata_image", found.metadata_images),
         ("pack_index", found.pack_indexes),
         ("record", found.records),
         ("ref_name", found.refs),
