@@ -9,7 +9,7 @@ use crate::pack::{INDEX_BYTES_MAX, PackIndex, PackIndexError, PackKind, PackName
 use crate::{BlobStore, ChunkIndex, IndexError, StoreError};
 
 /// Indexes that are fetched at once at most.
-const FETCHES_MAX: usize = 16;
+const FETCHES_MAX: usize = 32;
 
 /// Why packs could not be made known.
 #[derive(Debug, thiserror::Error)]

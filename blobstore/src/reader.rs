@@ -51,8 +51,8 @@ pub struct ReaderOptions {
 impl Default for ReaderOptions {
     fn default() -> Self {
         Self {
-            frame_cache_bytes: 48 << 20,
-            ahead_cache_bytes: 64 << 20,
+            frame_cache_bytes: 32 << 20,
+            ahead_cache_bytes: 40 << 20,
             tree_cache_bytes: 8 << 20,
             read_ahead_percent: 50,
         }
