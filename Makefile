@@ -16,8 +16,10 @@ check: deps ## Format, lints, documentation, tests
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --no-deps --locked
 	@scripts/test.sh
 
-bench: deps ## Measure starts and reads; scripts/bench.sh says what it needs
+bench: deps ## Measure mounts of IMAGE, then starts; scripts/bench*.sh say what they need
 	cargo build --release --locked -p nacre-cli
+	cargo build --release --locked -p nacre-cli --bench hot
+	@scripts/bench-mounts.sh
 	@scripts/bench.sh
 
 fuzz-smoke: deps ## Run each fuzz target for a minute

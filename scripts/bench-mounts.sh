@@ -7,13 +7,14 @@
 #   fuse     the portable view
 #
 # IMAGE is anything that `nacre image add` takes and has python3. Needs root, and disk below TMPDIR for the
-# image twice and its store. Writes OUT/hot.md, OUT/hot.json, OUT/hot.svg and OUT/mounts.md.
+# image twice and its store. Writes OUT/hot.md, OUT/hot.json, OUT/hot.svg and OUT/mounts.md,
+# and from them docs/BENCHMARKS.md.
 set -euo pipefail
 rounds=${1:-7}
 image=${IMAGE:?what to add, such as oci:DIR:TAG}
 out=${OUT:-$(dirname "$0")/../target/bench}
 nacre=$(realpath "${NACRE:-$(dirname "$0")/../target/release/nacre}")
-hot=$(realpath "${HOT:?the benchmark hot, as cargo build --bench hot makes it}")
+hot=$(realpath "${HOT:-$(ls -t "$(dirname "$0")"/../target/release/deps/hot-* | grep -v '\.d$' | head -n 1)}")
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/nacre-bench.XXXXXX")
 mkdir -p "$out"
 
@@ -80,3 +81,14 @@ umount "$work"/many/*
   echo
   echo "The daemon with the 1,000 mounts: $memory."
 } | tee "$out/mounts.md"
+
+# Into the document, between the marks.
+docs=$(dirname "$0")/../docs
+for part in hot mounts; do
+  awk -v mark="<!-- $part -->" -v file="$out/$part.md" '
+    $0 == mark { print; while ((getline line < file) > 0) print line; skip = 1 }
+    $0 == "<!-- end -->" { skip = 0 }
+    !skip && $0 != mark { print }' "$docs/BENCHMARKS.md" > "$work/document"
+  cat "$work/document" > "$docs/BENCHMARKS.md"
+done
+cp "$out/hot.svg" "$docs/hot.svg"
