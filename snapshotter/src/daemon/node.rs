@@ -29,7 +29,8 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 /// Why trees are served by the kernel where they are.
 pub const KERNEL_MODE_REASON: &str = "the kernel serves names, attributes and cached data itself";
 
-/// How long a node that is handed over waits for fetches; until it has ended all readers wait.
+/// How long a node that is handed over waits for fetches (until it has ended all readers wait), and
+/// one that is stopped for the kernel.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How to set up a node.
@@ -247,8 +248,15 @@ impl Node {
                 tracing::warn!(path = %path.display(), "in use: reads wait for the next daemon");
                 self.leave(session).await
             }
-            (unmounted, _session) => {
+            (unmounted, session) => {
                 unmounted?;
+                // Its threads hold cache and index until the kernel has let go.
+                let ended = tokio::task::spawn_blocking(move || session.wait());
+                match tokio::time::timeout(CLOSE_DEADLINE, ended).await {
+                    Ok(Ok(ended)) => ended?,
+                    Ok(Err(_)) => return Err(NodeError::Stopped),
+                    Err(_) => tracing::warn!("the kernel still uses what was unmounted"),
+                }
                 self.traces.stop().await;
                 Ok(self.cache.close().await?)
             }
