@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::pack::{INDEX_BYTES_MAX, PackIndex, PackIndexError, PackKind, PackName, TRAILER_BYTES};
+use crate::pack_loader::AWAITED_PACKS_MAX;
 use crate::{BlobStore, ChunkIndex, IndexError, StoreError};
 
 /// Indexes that are fetched at once at most.
-const FETCHES_MAX: usize = 32;
+pub(crate) const FETCHES_MAX: usize = 32;
 
 /// Why packs could not be made known.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,12 @@ pub enum CatalogError {
         /// What is wrong with its own index.
         source: PackIndexError,
     },
+    /// Too many packs are awaited.
+    #[error("{AWAITED_PACKS_MAX} pack indexes are awaited already")]
+    Full,
+    /// The process is shutting down.
+    #[error("read pack index: stopped")]
+    Stopped,
 }
 
 /// Makes `packs` known to `index`; those that are known already cost nothing.
@@ -36,7 +44,7 @@ pub enum CatalogError {
 /// [`CatalogError`] for the first pack whose index cannot be had; others may be known by then.
 pub async fn load_packs(
     store: &Arc<dyn BlobStore>,
-    index: &ChunkIndex,
+    index: &Arc<ChunkIndex>,
     packs: &BTreeSet<PackName>,
 ) -> Result<(), CatalogError> {
     let mut unknown = Vec::new();
@@ -49,7 +57,9 @@ pub async fn load_packs(
         .map(|name| async move { Ok::<_, CatalogError>((name, fetch_index(store, name).await?)) })
         .buffer_unordered(FETCHES_MAX);
     while let Some((name, packed)) = fetched.try_next().await? {
-        index.insert(name, &packed)?;
+        let index = Arc::clone(index);
+        let inserted = tokio::task::spawn_blocking(move || index.insert(name, &packed));
+        inserted.await.map_err(|_| CatalogError::Stopped)??;
     }
     Ok(())
 }
@@ -166,7 +176,14 @@ pub(crate) async fn fetch_copy(
     name: PackName,
 ) -> Result<PackIndex, CatalogError> {
     let (bytes, _) = store.get(&name.index_key(), INDEX_BYTES_MAX).await?;
-    PackIndex::decode(name, &bytes).map_err(|source| CatalogError::Corrupt { name, source })
+    decode(name, bytes).await
+}
+
+/// Decodes on a thread for it: an index may have hundreds of thousands of items.
+async fn decode(name: PackName, bytes: Bytes) -> Result<PackIndex, CatalogError> {
+    let decoded = tokio::task::spawn_blocking(move || PackIndex::decode(name, &bytes));
+    let decoded = decoded.await.map_err(|_| CatalogError::Stopped)?;
+    decoded.map_err(|source| CatalogError::Corrupt { name, source })
 }
 
 /// Reads the index at the end of a pack.
@@ -184,7 +201,7 @@ pub(crate) async fn fetch_footer(
     let trailer = store.get_range(&key, end..size).await?;
     let length = PackIndex::length_in_trailer(&trailer, size).map_err(corrupt)?;
     let bytes = store.get_range(&key, end - length..end).await?;
-    let index = PackIndex::decode(name, &bytes).map_err(corrupt)?;
+    let index = decode(name, bytes).await?;
     if index.pack_bytes(length) == size {
         Ok(index)
     } else {

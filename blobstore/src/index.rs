@@ -3,7 +3,10 @@
 //! A RocksDB database, derived wholly from the packs' indexes: it may be deleted at any time and
 //! is rebuilt from them. It is the one place that names `rocksdb`. A pack's entries are written in
 //! one batch, so after a crash a pack is in the index with all its items or not at all; the write
-//! is not synced, for what a power loss takes is read from the store again.
+//! is not synced, for what a power loss takes is read from the store again. Packs that are still to
+//! come are noted in it too (see [`awaited`]).
+
+mod awaited;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
@@ -110,15 +113,17 @@ impl ChunkIndex {
             .expect("all column families are made when the index is opened")
     }
 
+    fn lock_changes(&self) -> std::sync::MutexGuard<'_, ()> {
+        let changes = self.changes.lock();
+        changes.unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// Adds a pack with all its items. Adding it again changes nothing.
     ///
     /// # Errors
     /// [`IndexError::Database`] when the disk is full or broken; nothing is added then.
     pub fn insert(&self, name: PackName, index: &PackIndex) -> Result<(), IndexError> {
-        let _changes = self
-            .changes
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _changes = self.lock_changes();
         if self.pack_number(name)?.is_some() {
             return Ok(());
         }
@@ -127,6 +132,7 @@ impl ChunkIndex {
         let packs = self.family(PACKS);
         batch.put_cf(packs, name_key(name), number.to_be_bytes());
         batch.put_cf(packs, number_key(number), name_key(name));
+        batch.delete_cf(packs, awaited::awaited_key(name));
         for (frame, entry) in (0_u32..).zip(index.frames()) {
             batch.put_cf(
                 self.family(FRAMES),
@@ -158,10 +164,7 @@ impl ChunkIndex {
     /// # Errors
     /// [`IndexError::Database`] when the disk is full or broken.
     pub fn clear(&self) -> Result<(), IndexError> {
-        let _changes = self
-            .changes
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _changes = self.lock_changes();
         let mut batch = WriteBatch::default();
         for name in COLUMN_FAMILIES {
             let family = self.family(name);

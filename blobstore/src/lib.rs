@@ -16,6 +16,7 @@ mod index;
 mod lease;
 mod metadata_image;
 mod pack;
+mod pack_loader;
 mod publish;
 mod reader;
 mod record;
@@ -50,6 +51,7 @@ pub use metadata_image::{
     fetch_metadata_image,
 };
 pub use pack::{Item, ItemKind, PackIndex, PackIndexError, PackKind, PackName};
+pub use pack_loader::{AWAITED_PACKS_MAX, PackLoader};
 pub use publish::{is_staging, publish, publish_new, reap_staging, sync_directory};
 pub use reader::{Prefetched, ReadError, Reader, ReaderOptions, ReaderStats, Suspended, TierStats};
 pub use record::{Record, RecordError, RecordKind};

@@ -8,6 +8,7 @@
 //! be read, and around what is read when it is not (see [`read_ahead`]).
 
 mod fetch;
+mod find;
 mod flight;
 mod prefetch;
 mod read_ahead;
@@ -25,8 +26,8 @@ use crate::chunk_list::ChunkListError;
 use crate::frame::FrameEntry;
 use crate::pack::ItemKind;
 use crate::{
-    Chunk, ChunkId, ChunkIndex, ChunkList, ChunkSource, ContentId, Digest, IndexError, Location,
-    StoreError, Tier, Tree, TreeError, TreeId, UnverifiedBytes,
+    CatalogError, Chunk, ChunkId, ChunkIndex, ChunkList, ChunkSource, ContentId, Digest,
+    IndexError, Location, PackLoader, StoreError, Tier, Tree, TreeError, TreeId, UnverifiedBytes,
 };
 use fetch::Shared;
 use flight::SingleFlight;
@@ -89,6 +90,14 @@ pub enum ReadError {
         /// The index's error.
         source: Arc<IndexError>,
     },
+    /// A pack that may hold it is not to be made known.
+    #[error("look up {what}: {source}")]
+    Catalog {
+        /// What was to be read.
+        what: String,
+        /// Why not.
+        source: Arc<CatalogError>,
+    },
     /// The runtime is shutting down.
     #[error("read {0}: stopped")]
     Stopped(String),
@@ -112,8 +121,29 @@ impl Reader {
         sources: Vec<Arc<dyn ChunkSource>>,
         options: ReaderOptions,
     ) -> Self {
+        Self::build(index, None, sources, options)
+    }
+
+    /// Reads as [`Reader::new`] does, and waits for the packs that `loader` awaits, where an item
+    /// may be in one of them.
+    pub fn with_loader(
+        loader: Arc<PackLoader>,
+        sources: Vec<Arc<dyn ChunkSource>>,
+        options: ReaderOptions,
+    ) -> Self {
+        let index = Arc::clone(loader.index());
+        Self::build(index, Some(loader), sources, options)
+    }
+
+    fn build(
+        index: Arc<ChunkIndex>,
+        loader: Option<Arc<PackLoader>>,
+        sources: Vec<Arc<dyn ChunkSource>>,
+        options: ReaderOptions,
+    ) -> Self {
         let shared = Arc::new(Shared {
             index,
+            loader,
             sources,
             frames: Mutex::new(Recent::new(options.frame_cache_bytes)),
             packed: Mutex::new(Recent::new(options.ahead_cache_bytes)),
@@ -180,7 +210,7 @@ impl Reader {
         } else if small {
             ChunkList::new(content, u32::try_from(size_bytes).map(|len| (single, len)))
         } else {
-            let location = self.locate(kind)?;
+            let location = self.locate(kind).await?;
             let expected = self
                 .entry(kind, location)?
                 .items
@@ -209,19 +239,17 @@ impl Reader {
         if content.as_bytes() == Digest::of(b"").as_bytes() {
             return Ok(0);
         }
-        let found = self
-            .index()
-            .locate(chunk)
-            .map_err(|e| index_error(chunk, e))?;
-        if let Some(location) = found {
+        let list = ItemKind::ChunkList(content);
+        let found = self.shared.find(&[chunk, list]).await?;
+        let (kind, location) = found.ok_or_else(|| not_found(chunk))?;
+        if kind == chunk {
             let entry = self.entry(chunk, location)?;
             let item = entry.items.get(location.item as usize);
             return item
                 .map(|i| i.len_bytes.into())
                 .ok_or_else(|| not_found(chunk));
         }
-        let kind = ItemKind::ChunkList(content);
-        let bytes = self.item(kind).await?.into_untrusted();
+        let bytes = self.item_at(kind, location).await?.into_untrusted();
         let list = ChunkList::decode(&bytes).map_err(|e| corrupt(kind, &e))?;
         Ok(list.size_bytes())
     }
@@ -233,12 +261,11 @@ impl Reader {
         frame.map(|frame| frame.tier)
     }
 
-    fn locate(&self, kind: ItemKind) -> Result<Location, ReadError> {
-        let found = self
-            .index()
-            .locate(kind)
-            .map_err(|e| index_error(kind, e))?;
-        found.ok_or_else(|| not_found(kind))
+    async fn locate(&self, kind: ItemKind) -> Result<Location, ReadError> {
+        let found = self.shared.find(&[kind]).await?;
+        found
+            .map(|(_, location)| location)
+            .ok_or_else(|| not_found(kind))
     }
 
     fn entry(&self, kind: ItemKind, location: Location) -> Result<FrameEntry, ReadError> {
@@ -249,7 +276,7 @@ impl Reader {
 
     /// Returns the bytes of an item of a frame that matched its hash, not yet checked themselves.
     async fn item(&self, kind: ItemKind) -> Result<UnverifiedBytes, ReadError> {
-        self.item_at(kind, self.locate(kind)?).await
+        self.item_at(kind, self.locate(kind).await?).await
     }
 
     async fn item_at(

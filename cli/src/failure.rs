@@ -153,6 +153,7 @@ impl Classed for CatalogError {
             Self::Store(StoreError::NotFound(_)) | Self::Corrupt { .. } => (CORRUPT, None),
             Self::Store(error) => error.class(),
             Self::Index(error) => error.class(),
+            Self::Full | Self::Stopped => PLAIN,
         }
     }
 }
@@ -228,6 +229,7 @@ impl Classed for ReadError {
         match self {
             Self::NotFound(_) | Self::Corrupt { .. } => (CORRUPT, None),
             Self::Unavailable { source, .. } => source.class(),
+            Self::Catalog { source, .. } => source.class(),
             _ => PLAIN,
         }
     }

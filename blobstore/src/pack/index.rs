@@ -25,6 +25,16 @@ pub enum ItemKind {
     ChunkList(ContentId),
 }
 
+impl ItemKind {
+    /// Returns which packs may hold it.
+    pub const fn pack_kind(self) -> PackKind {
+        match self {
+            Self::Chunk(_) => PackKind::Data,
+            Self::Tree(_) | Self::ChunkList(_) => PackKind::Tree,
+        }
+    }
+}
+
 impl fmt::Display for ItemKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

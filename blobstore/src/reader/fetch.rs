@@ -13,7 +13,7 @@ use super::stats::Counters;
 use super::{ReadError, lock};
 use crate::frame::{Frame, FrameEntry};
 use crate::pack::PackName;
-use crate::{ChunkIndex, ChunkSource, Tier, UnverifiedBytes};
+use crate::{ChunkIndex, ChunkSource, PackLoader, Tier, UnverifiedBytes};
 
 /// Entries for held frames at which those that nobody holds any more are taken out.
 const HELD_SWEEP: usize = 1024;
@@ -41,6 +41,8 @@ pub(super) struct Packed {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) index: Arc<ChunkIndex>,
+    /// What makes packs known behind the readers; without, the index knows all that there is.
+    pub(super) loader: Option<Arc<PackLoader>>,
     pub(super) sources: Vec<Arc<dyn ChunkSource>>,
     pub(super) frames: Mutex<Recent<FrameKey, Arc<Arrived>>>,
     /// Frames that were fetched ahead, as stored: three times as many fit, and those that nobody

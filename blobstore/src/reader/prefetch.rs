@@ -58,7 +58,8 @@ impl Reader {
     /// Says that `chunks` will probably be read soon. They are fetched as far as
     /// [`ReaderOptions::read_ahead_percent`](super::ReaderOptions) allows; failures are silent.
     pub fn expect(&self, chunks: Vec<ChunkId>) {
-        self.shared.fetch_ahead(move |index| {
+        let awaited = chunks.iter().copied().map(ItemKind::Chunk).collect();
+        self.shared.fetch_ahead(awaited, move |index| {
             let mut frames = Vec::new();
             let mut seen = HashSet::new();
             for chunk in chunks {
@@ -110,9 +111,12 @@ impl Reader {
     /// Plans on a thread that may block.
     fn spans(&self, items: Vec<ItemKind>) -> impl Stream<Item = Span> + Send + 'static {
         let shared = Arc::clone(&self.shared);
-        let planned = tokio::task::spawn_blocking(move || plan(&shared, &items));
+        let planned = tokio::spawn(async move {
+            let items = shared.await_items(items).await;
+            tokio::task::spawn_blocking(move || plan(&shared, &items)).await
+        });
         let spans = async move {
-            match planned.await {
+            match planned.await.and_then(std::convert::identity) {
                 Ok(Ok(spans)) => spans,
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "plan a prefetch");
@@ -129,7 +133,7 @@ impl Shared {
     /// Notes that a frame is read, and fetches ahead what may be read next.
     pub(super) fn read_ahead(self: &Arc<Self>, key: FrameKey, missing: bool) {
         if let Some(candidates) = self.ahead.note(key, missing) {
-            self.fetch_ahead(move |index| {
+            self.fetch_ahead(Vec::new(), move |index| {
                 let frames = candidates.frames.iter();
                 let found = frames.map(|frame| {
                     let entry = index.frame_numbered(candidates.pack, *frame)?;
@@ -140,10 +144,11 @@ impl Shared {
         }
     }
 
-    /// Fetches the frames that `find` names as far as they may be fetched in vain, in a task; does
-    /// nothing when many such tasks are under way. `find` may block.
+    /// Fetches the frames that `find` names as far as they may be fetched in vain, in a task, once
+    /// the index knows `awaited`; does nothing when many such tasks are under way. `find` may block.
     fn fetch_ahead(
         self: &Arc<Self>,
+        awaited: Vec<ItemKind>,
         find: impl FnOnce(&ChunkIndex) -> Result<Vec<(FrameKey, FrameEntry)>, IndexError>
         + Send
         + 'static,
@@ -153,6 +158,7 @@ impl Shared {
         };
         let shared = Arc::clone(self);
         tokio::spawn(async move {
+            drop(shared.await_items(awaited).await);
             let finding = Arc::clone(&shared);
             let spans = tokio::task::spawn_blocking(move || {
                 let mut window = Window::default();

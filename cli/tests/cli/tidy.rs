@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 5] = [
 /// Heavy libraries, and the only place that may name each.
 const CONFINED: [(&str, &str); 4] = [
     ("object_store::", "blobstore/src/store"),
-    ("rocksdb::", "blobstore/src/index.rs"),
+    ("rocksdb::", "blobstore/src/index"),
     ("fuser::", "fs/src/fuse"),
     ("oci_client::", "snapshotter/src/oci"),
 ];

@@ -147,9 +147,10 @@ async fn readers_of_a_range_wait_for_it_and_others_pass_it() {
     let ahead = tokio::spawn(reader.prefetch(items(0..20)).collect::<Vec<_>>());
     let waiting = {
         let reader = Arc::clone(&reader);
-        // Until the range is under way the chunk is fetched alone, as ever.
+        // Until the range is under way the chunk is fetched alone, as ever. One flight may be that of
+        // the other reader.
         tokio::spawn(async move {
-            while reader.shared.flights.count() == 0 {
+            while reader.shared.flights.count() < 2 {
                 tokio::task::yield_now().await;
             }
             reader.chunk(chunk(4).id()).await

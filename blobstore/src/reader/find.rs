@@ -1,0 +1,77 @@
+//! Finding items in the index, also those that it does not know yet.
+
+use std::sync::Arc;
+
+use super::fetch::Shared;
+use super::{ReadError, Reader};
+use crate::pack::{ItemKind, PackKind};
+use crate::{IndexError, Location, PackName};
+
+impl Reader {
+    /// Waits until no load of `packs` is under way: the index then knows them, as far as they can be
+    /// had.
+    pub async fn settled(&self, packs: &std::collections::BTreeSet<PackName>) {
+        if let Some(loader) = &self.shared.loader {
+            loader.settled(packs).await;
+        }
+    }
+}
+
+impl Shared {
+    /// Returns the first of `items` that is in a known pack; waits while an awaited pack may hold
+    /// any of them.
+    pub(super) async fn find(
+        &self,
+        items: &[ItemKind],
+    ) -> Result<Option<(ItemKind, Location)>, ReadError> {
+        let look = || {
+            let found = items
+                .iter()
+                .map(|item| Ok(self.index.locate(*item)?.map(|at| (*item, at))));
+            found.filter_map(Result::transpose).next().transpose()
+        };
+        let what = || items.first().map(ItemKind::to_string).unwrap_or_default();
+        let found = look().map_err(|source: IndexError| ReadError::Index {
+            what: what(),
+            source: Arc::new(source),
+        })?;
+        let (None, Some(loader)) = (found, &self.loader) else {
+            return Ok(found);
+        };
+        let kinds: Vec<PackKind> = items.iter().map(|item| item.pack_kind()).collect();
+        let found = loader.until(&kinds, look).await;
+        found.map_err(|source| ReadError::Catalog {
+            what: what(),
+            source,
+        })
+    }
+
+    /// Waits until the index knows `items`, or has no more to expect of them, and returns them.
+    pub(super) async fn await_items(self: &Arc<Self>, items: Vec<ItemKind>) -> Vec<ItemKind> {
+        let Some(loader) = &self.loader else {
+            return items;
+        };
+        let (mut items, mut known) = (items, 0);
+        while known < items.len() && loader.awaited() > 0 {
+            // Looking up thousands takes milliseconds.
+            let shared = Arc::clone(self);
+            let looked = tokio::task::spawn_blocking(move || {
+                let is_unknown =
+                    |item: &ItemKind| !matches!(shared.index.locate(*item), Ok(Some(_)));
+                let unknown = items[known..].iter().position(is_unknown);
+                (unknown.map(|position| known + position), items)
+            });
+            let Ok((unknown, looked_at)) = looked.await else {
+                return Vec::new();
+            };
+            items = looked_at;
+            match unknown {
+                None => break,
+                // Without those that cannot be had: who reads one learns why.
+                Some(position) if self.find(&[items[position]]).await.is_err() => break,
+                Some(position) => known = position + 1,
+            }
+        }
+        items
+    }
+}
