@@ -69,11 +69,12 @@ pub(crate) async fn info(settings: &Settings) -> Result<(), Failure> {
     match &info.daemon {
         None => output::line("daemon  not running; it starts when it is needed"),
         Some(daemon) => output::line(&format!(
-            "daemon  process {}, {} resident, {} inodes, {} packs known",
+            "daemon  process {}, {} resident, {} inodes, {} packs known, {} awaited",
             daemon.pid,
             human_bytes(daemon.rss_bytes),
             daemon.inodes,
-            daemon.packs
+            daemon.packs,
+            daemon.packs_awaited
         )),
     }
 }

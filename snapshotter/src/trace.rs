@@ -102,7 +102,7 @@ impl Traces {
         Some(Coming { tree, loading })
     }
 
-    /// Streams a trace to the node, once the index knows `packs`, the packs of the image.
+    /// Streams a trace to the node, once `packs`, the packs of the image, are loaded.
     pub(crate) fn opened(&self, coming: Coming, packs: BTreeSet<PackName>) {
         self.note_streamed(coming.tree);
         let stream = stream::Streamer {

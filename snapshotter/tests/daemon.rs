@@ -4,12 +4,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use nacre_blobstore::testing::{FaultStore, memory_store};
+use nacre_blobstore::testing::{Fault, FaultKind, FaultStore, HookStore, memory_store};
 use nacre_blobstore::{
-    BlobStore, CHUNK_BYTES_AVERAGE, ChunkIndex, Record, RecordKind, Ref, SystemClock,
-    WriterOptions, write_ref,
+    BlobStore, CHUNK_BYTES_AVERAGE, ChunkIndex, Record, RecordKind, Ref, RetryPolicy, RetryStore,
+    SystemClock, WriterOptions, write_ref,
 };
+use nacre_fs::mount::{OverlaySpec, Umount, overlay, umount};
 use nacre_snapshotter::layer::LayerLimits;
 use nacre_snapshotter::oci::Platform;
 use nacre_snapshotter::{
@@ -17,7 +20,7 @@ use nacre_snapshotter::{
     NodeOptions, image_ref, serve,
 };
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 async fn add(store: &Arc<dyn BlobStore>, name: &str, directory: &Path) -> AddedImage {
     let index = tempfile::tempdir().unwrap();
@@ -233,4 +236,157 @@ async fn a_node_serves_images_over_its_socket_and_starts_again() {
         ));
         assert!(socket.exists(), "the socket is left for the caller");
     }
+}
+
+/// The overlay of an image, unmounted when it is dropped; beside it the view of the same tree.
+struct Mounted {
+    target: tempfile::TempDir,
+    view: std::path::PathBuf,
+}
+
+impl Mounted {
+    async fn new(node: &Node, image: &str) -> Self {
+        let opened = node.open_image(image, None).await.unwrap();
+        assert_eq!(opened.mode, nacre_snapshotter::MountMode::Kernel);
+        let target = tempfile::tempdir().unwrap();
+        let spec = OverlaySpec {
+            lower: opened.lower,
+            upper: None,
+            target: target.path().to_owned(),
+            options: Vec::new(),
+        };
+        tokio::task::spawn_blocking(move || overlay(&spec))
+            .await
+            .unwrap()
+            .unwrap();
+        Self {
+            target,
+            view: opened.view,
+        }
+    }
+
+    /// Reads through the gate.
+    fn read(&self) -> tokio::task::JoinHandle<std::io::Result<String>> {
+        tokio::spawn(read(self.target.path().join("etc/name")))
+    }
+
+    /// Reads through the view.
+    fn view(&self) -> tokio::task::JoinHandle<std::io::Result<String>> {
+        tokio::spawn(read(self.view.join("etc/name")))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        drop(umount(self.target.path(), Umount::Detach));
+    }
+}
+
+async fn read_file(mounted: &Mounted) -> [std::io::Result<String>; 2] {
+    let (gate, view) = tokio::join!(mounted.read(), mounted.view());
+    [gate.unwrap(), view.unwrap()]
+}
+
+fn assert_eio(reads: [std::io::Result<String>; 2]) {
+    for read in reads {
+        assert_eq!(read.unwrap_err().raw_os_error(), Some(5), "EIO");
+    }
+}
+
+fn assert_reads(reads: [std::io::Result<String>; 2], content: &str) {
+    for read in reads {
+        assert_eq!(read.unwrap(), content);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_is_answered_before_the_indexes_of_its_packs_and_reads_wait_for_them() {
+    let store = memory_store();
+    add(&store, "a", image("left").path()).await;
+    let (gate, requests) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU64::new(0)));
+    let seen: Arc<dyn BlobStore> = {
+        let (gate, requests) = (Arc::clone(&gate), Arc::clone(&requests));
+        Arc::new(HookStore::new(store, move |_, key| {
+            requests.fetch_add(1, Ordering::SeqCst);
+            let (gate, is_index) = (Arc::clone(&gate), key.starts_with("index/"));
+            Box::pin(async move {
+                if is_index {
+                    gate.acquire().await.unwrap().forget();
+                }
+            })
+        }))
+    };
+    let root = tempfile::tempdir().unwrap();
+    let node = start(&seen, root.path());
+    let mounted = Mounted::new(&node, "a").await;
+    assert!(mounted.target.path().join("etc").is_dir());
+    while requests.load(Ordering::SeqCst) < 7 {
+        // The name, the record, the metadata image, two traces that are not there, two indexes.
+        tokio::task::yield_now().await;
+    }
+    for opened in 1..4 {
+        node.open_image("a", None).await.unwrap();
+        // Its own trace and its repository's are looked for again only after a while.
+        let requests = requests.load(Ordering::SeqCst);
+        assert_eq!(requests, 7 + opened, "the name, and nothing else twice");
+    }
+    let reads = [mounted.read(), mounted.view()];
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(reads.iter().all(|read| !read.is_finished()));
+    let info = node.info().unwrap();
+    assert_eq!((info.packs, info.packs_awaited), (0, 2));
+
+    gate.add_permits(2);
+    for read in reads {
+        assert_eq!(read.await.unwrap().unwrap(), "left");
+    }
+    let info = node.info().unwrap();
+    assert_eq!((info.packs, info.packs_awaited), (2, 0));
+    drop(mounted);
+    node.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_cannot_be_had_is_eio_for_its_files_until_it_can() {
+    let store = memory_store();
+    add(&store, "a", image("left").path()).await;
+    add(&store, "b", image("right").path()).await;
+    let faults = Arc::new(FaultStore::new(Arc::clone(&store)));
+    let seen: Arc<dyn BlobStore> = Arc::clone(&faults) as _;
+    let root = tempfile::tempdir().unwrap();
+    let node = start(&seen, root.path());
+    let other = Mounted::new(&node, "b").await;
+    assert_reads(read_file(&other).await, "right");
+    faults.inject(Fault::new(FaultKind::FailBefore).below("index/"));
+    let mounted = Mounted::new(&node, "a").await;
+    assert_eio(read_file(&mounted).await);
+    assert_eio(read_file(&mounted).await);
+    assert_reads(read_file(&other).await, "right");
+    faults.heal();
+    assert_reads(read_file(&mounted).await, "left");
+    assert_eq!(node.info().unwrap().packs_awaited, 0);
+    drop((mounted, other));
+    node.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_store_is_eio_after_its_time() {
+    let store = memory_store();
+    add(&store, "a", image("left").path()).await;
+    let faults = Arc::new(FaultStore::new(store));
+    let policy = RetryPolicy {
+        deadline: Duration::from_millis(300),
+        ..RetryPolicy::default()
+    };
+    let clock = Arc::new(SystemClock::new());
+    let seen: Arc<dyn BlobStore> =
+        Arc::new(RetryStore::new(Arc::clone(&faults) as _, clock, policy, 1));
+    let root = tempfile::tempdir().unwrap();
+    let node = start(&seen, root.path());
+    faults.inject(Fault::new(FaultKind::Delay(Duration::from_secs(3600))).below("index/"));
+    let mounted = Mounted::new(&node, "a").await;
+    assert_eio(read_file(&mounted).await);
+    assert!(node.info().unwrap().packs_awaited > 0);
+    drop(mounted);
+    node.stop().await.unwrap();
 }

@@ -64,6 +64,9 @@ pub struct NodeInfo {
     pub inodes: usize,
     /// Packs whose index is known.
     pub packs: usize,
+    /// Packs whose index is on its way, or was not to be had when it was last asked for.
+    #[serde(default)]
+    pub packs_awaited: usize,
 }
 
 /// Reads and bytes from one tier.

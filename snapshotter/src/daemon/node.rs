@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nacre_blobstore::{
-    BlobStore, CatalogError, ChunkIndex, ChunkSource, Clock, IndexError, Origin, Reader,
-    ReaderOptions, TraceError,
+    BlobStore, CatalogError, ChunkIndex, ChunkSource, Clock, IndexError, Origin, PackLoader,
+    Reader, ReaderOptions, TraceError,
 };
 use nacre_fs::erofs::ErofsError;
 use nacre_fs::{
@@ -105,6 +105,7 @@ pub enum NodeError {
 pub struct Node {
     pub(super) options: NodeOptions,
     pub(super) index: Arc<ChunkIndex>,
+    pub(super) loader: Arc<PackLoader>,
     pub(super) reader: Arc<Reader>,
     pub(super) cache: Arc<NodeCache>,
     pub(super) opening: Opening,
@@ -129,8 +130,13 @@ impl Node {
         let index = Arc::new(ChunkIndex::open(&options.index)?);
         let mut sources = options.sources.clone();
         sources.push(Arc::new(Origin::new(Arc::clone(&options.store))));
-        let reader = Arc::new(Reader::new(
-            Arc::clone(&index),
+        let loader = {
+            let _entered = runtime.enter();
+            PackLoader::new(Arc::clone(&options.store), Arc::clone(&index))?
+        };
+        let loader = Arc::new(loader);
+        let reader = Arc::new(Reader::with_loader(
+            Arc::clone(&loader),
             sources,
             ReaderOptions::default(),
         ));
@@ -159,6 +165,7 @@ impl Node {
         Ok(Self {
             options,
             index,
+            loader,
             reader,
             cache,
             opening: Opening::new(metadata),
@@ -197,6 +204,7 @@ impl Node {
             rss_bytes: resident_bytes(),
             inodes: self.view.inodes_known(),
             packs: self.index.packs()?.len(),
+            packs_awaited: self.loader.awaited(),
         })
     }
 
@@ -257,6 +265,7 @@ impl Node {
                     Ok(Err(_)) => return Err(NodeError::Stopped),
                     Err(_) => tracing::warn!("the kernel still uses what was unmounted"),
                 }
+                self.loader.stop().await;
                 self.traces.stop().await;
                 Ok(self.cache.close().await?)
             }
@@ -276,6 +285,8 @@ impl Node {
 
     async fn leave(&self, session: ContentSession) -> Result<(), NodeError> {
         session.leave().await;
+        // What waits for packs would wait in vain; the next daemon is asked again.
+        self.loader.stop().await;
         let close = async {
             // Nothing may write to the cache once it is clean.
             self.traces.stop().await;

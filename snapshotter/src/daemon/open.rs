@@ -4,13 +4,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nacre_blobstore::{
-    CatalogError, RecordId, TreeId, decode_metadata_image, fetch_metadata_image, load_packs,
-};
+use nacre_blobstore::{RecordId, TreeId, decode_metadata_image, fetch_metadata_image};
 use nacre_fs::erofs::{ErofsError, metadata_image};
 use nacre_fs::mount::Lower;
 use nacre_fs::{MetadataMountError, MetadataMounts};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use super::api::{MountMode, OpenedImage};
 use super::node::{Node, NodeError};
@@ -27,7 +25,7 @@ const OPEN_LOCKS: usize = 64;
 pub(super) struct Opening {
     /// The mounts of metadata, or why trees are served by FUSE.
     pub(super) metadata: Result<Arc<MetadataMounts>, String>,
-    images: Mutex<HashMap<RecordId, Arc<Image>>>,
+    images: Mutex<HashMap<RecordId, Arc<OnceCell<Arc<Image>>>>>,
     locks: [AsyncMutex<()>; OPEN_LOCKS],
 }
 
@@ -42,10 +40,11 @@ impl Opening {
 }
 
 impl Node {
-    /// Makes an image readable: what its packs hold is known to the index afterwards, and with
-    /// [`MountMode::Kernel`] its metadata image is mounted. Costs one request for the name; for the
-    /// first of an image on this node two more, for its record and its metadata, and one for each
-    /// pack that no image before had. With no mode given it is the kernel's where that works.
+    /// Makes an image readable: its packs are awaited afterwards, if they were not known before, and
+    /// with [`MountMode::Kernel`] its metadata image is mounted. Costs one request for the name; for
+    /// the first of an image on this node two more, for its record and its metadata. The indexes of
+    /// its packs come behind the answer, with one request for each pack that no image before had;
+    /// who reads what is in one waits for it. With no mode given it is the kernel's where that works.
     ///
     /// # Errors
     /// [`NodeError`]; [`NodeError::Mode`] when the wanted mode is not to be had.
@@ -61,34 +60,31 @@ impl Node {
         let lock = &self.opening.locks[usize::from(tree.as_bytes()[0]) % OPEN_LOCKS];
         let turn = lock.lock().await;
         let trace = self.traces.opening(tree, name);
-        let packs = async {
-            let packs = &image.record.packs;
-            load_packs(&self.options.store, &self.index, packs).await?;
-            if let Some(trace) = trace {
-                self.traces.opened(trace, packs.clone());
-            }
-            Ok::<_, CatalogError>(())
-        };
         let mounts = match (wanted, &self.opening.metadata) {
             (Some(MountMode::Fuse), _) => None,
             (_, Ok(mounts)) => Some(mounts),
             (None, Err(_)) => None,
             (Some(MountMode::Kernel), Err(reason)) => return Err(NodeError::Mode(reason.clone())),
         };
+        let packs = &image.record.packs;
         let metadata = match mounts {
             None => {
-                packs.await?;
+                self.loader.expect(packs).await?;
                 None
             }
             Some(mounts) => {
-                let (packs, stored) = tokio::join!(packs, self.mount_stored(mounts, &image, tree));
-                packs?;
+                let stored = self.mount_stored(mounts, &image, tree);
+                let (expected, stored) = tokio::join!(self.loader.expect(packs), stored);
+                expected?;
                 match stored? {
                     Some(mounted) => Some(mounted),
                     None => self.mount_built(mounts, tree, wanted).await?,
                 }
             }
         };
+        if let Some(trace) = trace {
+            self.traces.opened(trace, packs.clone());
+        }
         drop(turn);
         let below = |folder: &str| self.mount_point().join(folder).join(tree.to_string());
         let (mode, lower) = match metadata {
@@ -105,22 +101,22 @@ impl Node {
         })
     }
 
+    /// Finds an image; its record is read once, however many want it at the same time.
     async fn find_image(&self, name: &str) -> Result<Arc<Image>, NodeError> {
-        let images = || {
-            let images = self.opening.images.lock();
-            images.unwrap_or_else(PoisonError::into_inner)
-        };
         let id = Image::locate(&*self.options.store, name).await?;
-        if let Some(image) = images().get(&id) {
-            return Ok(Arc::clone(image));
-        }
-        let image = Arc::new(Image::find(&*self.options.store, &id.to_string()).await?);
-        let mut images = images();
-        if images.len() >= RECORDS_MAX {
-            images.clear();
-        }
-        images.insert(id, Arc::clone(&image));
-        Ok(image)
+        let image = {
+            let images = self.opening.images.lock();
+            let mut images = images.unwrap_or_else(PoisonError::into_inner);
+            if images.len() >= RECORDS_MAX && !images.contains_key(&id) {
+                images.clear();
+            }
+            Arc::clone(images.entry(id).or_default())
+        };
+        let find = async || {
+            let found = Image::find(&*self.options.store, &id.to_string()).await?;
+            Ok::<_, NodeError>(Arc::new(found))
+        };
+        image.get_or_try_init(find).await.cloned()
     }
 
     /// Mounts the metadata image of `tree` that the disk or the store has. `None` where neither has

@@ -39,6 +39,7 @@ impl Streamer {
     /// Brings what is missing, the most urgent first. Ends when all is there or has failed.
     pub(super) async fn run(mut self, stored: StoredTrace) {
         let _suspended = self.reader.suspend_read_ahead();
+        self.reader.settled(&self.packs).await;
         let copies = &stored.record.packs;
         if !copies.is_empty() {
             // Entered last, they are where the index finds what they hold.
