@@ -8,6 +8,16 @@
 //! file system or of a directory snapshot, is wrapped by [`Tree::root`].
 
 mod codec;
+mod diff;
+mod edit;
+mod links;
+mod path;
+mod read;
+
+pub use diff::{Diff, Difference, Modified, Operation};
+pub use edit::{Edit, EditError, EditedTree, GraftLinks, apply_differences, edit_tree, tree_at};
+pub use path::{TREE_PATH_BYTES_MAX, TreePath, TreePathError};
+pub use read::{TreeReader, read_entry, read_root};
 
 use crate::{ContentId, TreeId};
 

@@ -1,23 +1,17 @@
-//! The seams to the tiers above the node: [`ContentReader`], and [`TreeReader`] for who needs trees
-//! alone.
+//! The seam to the tiers above the node.
 
 use std::fmt;
 use std::sync::Arc;
 
-use nacre_blobstore::{
-    Chunk, ChunkId, ChunkList, ContentId, ReadError, Reader, Tier, Tree, TreeId,
-};
+use nacre_blobstore::{Chunk, ChunkId, ChunkList, ContentId, ReadError, Reader, Tier, TreeReader};
 
-/// Reads verified chunks, trees and chunk lists from wherever they are.
+/// Reads verified chunks and chunk lists, beside trees, from wherever they are.
 ///
 /// Every method may be cancelled by dropping its future.
 #[async_trait::async_trait]
-pub trait ContentReader: fmt::Debug + Send + Sync + 'static {
+pub trait ContentReader: TreeReader + fmt::Debug + 'static {
     /// Returns a chunk.
     async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError>;
-
-    /// Returns a tree.
-    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError>;
 
     /// Returns the chunks of a content of `size_bytes`.
     async fn chunk_list(
@@ -38,28 +32,10 @@ pub trait ContentReader: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Reads verified trees, from wherever they are.
-#[async_trait::async_trait]
-pub trait TreeReader: Send + Sync {
-    /// Returns a tree. May be cancelled by dropping its future.
-    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError>;
-}
-
-#[async_trait::async_trait]
-impl<T: ContentReader + ?Sized> TreeReader for T {
-    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
-        ContentReader::tree(self, id).await
-    }
-}
-
 #[async_trait::async_trait]
 impl ContentReader for Reader {
     async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
         Self::chunk(self, id).await
-    }
-
-    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
-        Self::tree(self, id).await
     }
 
     async fn chunk_list(

@@ -37,13 +37,11 @@ mod xattr;
 use std::path::PathBuf;
 
 use futures::future::try_join_all;
-use nacre_blobstore::{Node, ReadError, Tree, TreeId};
+use nacre_blobstore::{Node, ReadError, Tree, TreeId, TreeReader};
 
 pub use builder::{DIRECTORY_DEPTH_MAX, ENTRIES_MAX, ImageBuilder, UnwrittenDirectory};
 pub use entry::{FILE_BYTES_MAX, ImageEntry, ImageInode};
 pub use space::IMAGE_BYTES_MAX;
-
-use crate::TreeReader;
 
 /// Trees read at once.
 const READS_MAX: usize = 16;

@@ -18,7 +18,7 @@ pub mod testing;
 mod view;
 
 pub use access::{Access, AccessObserver, Accessed};
-pub use content_reader::{ContentReader, TreeReader};
+pub use content_reader::ContentReader;
 pub use error::FsError;
 pub use fuse::{ContentMount, ContentSession, KeeperError, KeeperOptions, SessionError, keep};
 pub use kernel_mode::probe_kernel_mode;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nacre_blobstore::{
     CHUNK_BYTES_MAX, Chunk, ChunkId, ChunkList, ContentId, Digest, ReadError, StoreError, Tree,
-    TreeError, TreeId,
+    TreeError, TreeId, TreeReader,
 };
 
 use crate::ContentReader;
@@ -132,6 +132,16 @@ impl MemoryReader {
 }
 
 #[async_trait::async_trait]
+impl TreeReader for MemoryReader {
+    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
+        self.tree_reads.fetch_add(1, Ordering::Relaxed);
+        self.fault(id.digest()).await?;
+        let tree = self.state().trees.get(&id).cloned();
+        tree.ok_or_else(|| ReadError::NotFound(id.to_string()))
+    }
+}
+
+#[async_trait::async_trait]
 impl ContentReader for MemoryReader {
     async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
         self.chunk_reads.fetch_add(1, Ordering::Relaxed);
@@ -139,13 +149,6 @@ impl ContentReader for MemoryReader {
         let bytes = self.state().chunks.get(&id).cloned();
         let bytes = bytes.ok_or_else(|| ReadError::NotFound(id.to_string()))?;
         Chunk::verify(id, bytes).map_err(|_| corrupt(&id))
-    }
-
-    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
-        self.tree_reads.fetch_add(1, Ordering::Relaxed);
-        self.fault(id.digest()).await?;
-        let tree = self.state().trees.get(&id).cloned();
-        tree.ok_or_else(|| ReadError::NotFound(id.to_string()))
     }
 
     async fn chunk_list(

@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nacre_blobstore::{Chunk, ChunkId, ChunkList, ContentId, ReadError, Tier, Tree, TreeId};
+use nacre_blobstore::{
+    Chunk, ChunkId, ChunkList, ContentId, ReadError, Tier, Tree, TreeId, TreeReader,
+};
 
 use super::NodeCache;
 use super::local::Local;
@@ -79,11 +81,7 @@ impl NodeCache {
 
 /// The reader behind the cache, with directories observed as contents are.
 #[async_trait::async_trait]
-impl ContentReader for NodeCache {
-    async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
-        self.inner.reader.chunk(id).await
-    }
-
+impl TreeReader for NodeCache {
     async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
         let watch = self.watch();
         let read = self.inner.reader.tree(id).await;
@@ -91,6 +89,13 @@ impl ContentReader for NodeCache {
             self.tell(watch, Accessed::Tree(id), Tier::Origin);
         }
         read
+    }
+}
+
+#[async_trait::async_trait]
+impl ContentReader for NodeCache {
+    async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
+        self.inner.reader.chunk(id).await
     }
 
     async fn chunk_list(

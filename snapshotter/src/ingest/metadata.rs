@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nacre_blobstore::{
-    BlobStore, MetadataImageId, ReadError, StoreError, Tree, TreeId, encode_metadata_image,
+    BlobStore, MetadataImageId, ReadError, StoreError, Tree, TreeId, TreeReader,
+    encode_metadata_image,
 };
-use nacre_fs::TreeReader;
 use nacre_fs::erofs::{ErofsError, metadata_image};
 
 use super::IngestError;

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use nacre_blobstore::Tier;
+use nacre_blobstore::{Tier, TreeReader};
 
 use super::*;
 use crate::access::on_behalf_of;
@@ -134,7 +134,7 @@ async fn reads_are_told_of_with_who_waited_for_what() {
     }
     let place = node.cache.place(content, 5000);
     on_behalf_of(8, place).await.unwrap();
-    let tree = ContentReader::tree(&node.cache, nacre_blobstore::TreeId::new(Digest::of(b"no")));
+    let tree = TreeReader::tree(&node.cache, nacre_blobstore::TreeId::new(Digest::of(b"no")));
     assert!(on_behalf_of(9, tree).await.is_err());
     let seen = notes.seen.lock().unwrap();
     let found: Vec<_> = seen
