@@ -11,6 +11,8 @@ mod codec;
 mod diff;
 mod edit;
 mod links;
+#[cfg(test)]
+mod model;
 mod path;
 mod read;
 

@@ -106,7 +106,7 @@ impl Difference {
         let modified = self.modified();
         match self.operation() {
             Operation::Modified if !modified.content && !modified.kind => 0,
-            _ => size(&self.after).or(size(&self.before)).unwrap_or(0),
+            _ => (size(&self.after).or_else(|| size(&self.before))).unwrap_or(0),
         }
     }
 
@@ -173,12 +173,12 @@ impl<'a, R: TreeReader + ?Sized> Diff<'a, R> {
         }
         let (before, after) =
             future::try_join(read_root(trees, before), read_root(trees, after)).await?;
-        Ok(Self::of_entries(trees, Some(before), Some(after)))
+        Ok(Self::of_entries(trees, Some(&before), Some(&after)))
     }
 
     /// Compares two entries, of any kind, with all that is below them; their names do not matter.
-    pub fn of_entries(trees: &'a R, before: Option<Entry>, after: Option<Entry>) -> Self {
-        let (first, pair) = compare(&TreePath::root(), before.as_ref(), after.as_ref());
+    pub fn of_entries(trees: &'a R, before: Option<&Entry>, after: Option<&Entry>) -> Self {
+        let (first, pair) = compare(&TreePath::root(), before, after);
         Self {
             trees,
             first,
@@ -392,3 +392,6 @@ fn same_inode(before: &Entry, after: &Entry) -> bool {
 fn same_node(before: &Node, after: &Node) -> bool {
     matches!((before, after), (Node::Directory(_), Node::Directory(_))) || before == after
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,3 +177,6 @@ impl EditedTree {
         self
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ pub(super) type Names = HashMap<Group, BTreeSet<TreePath>>;
 
 /// Returns every linked name below the directory `top`, which stands at `at`, with its link.
 pub(super) async fn links_below<R: TreeReader + ?Sized>(
-    trees: &R,
+    trees: &Memo<'_, R>,
     at: &TreePath,
     top: TreeId,
 ) -> Result<BTreeMap<TreePath, HardLink>, ReadError> {
@@ -96,7 +96,7 @@ pub(super) async fn find_names<R: TreeReader + ?Sized>(
     }
     if missing(&names) {
         walk(
-            trees.reader(),
+            trees,
             vec![(TreePath::root(), top)],
             |directory, listing| {
                 collect(&mut names, directory, listing);
@@ -119,7 +119,7 @@ fn links_in<'t>(
 /// Shows directories to `visit` until it returns `false`, each before what is below it; reads
 /// [`READS_MAX`] at once.
 async fn walk<R: TreeReader + ?Sized>(
-    trees: &R,
+    trees: &Memo<'_, R>,
     mut pending: Vec<(TreePath, TreeId)>,
     mut visit: impl FnMut(&TreePath, &Tree) -> bool,
 ) -> Result<(), ReadError> {
@@ -127,7 +127,7 @@ async fn walk<R: TreeReader + ?Sized>(
     while !pending.is_empty() {
         let batch = pending.split_off(pending.len().saturating_sub(READS_MAX));
         let listings: Vec<(TreePath, Arc<Tree>)> = stream::iter(batch)
-            .map(|(path, id)| async move { Ok::<_, ReadError>((path, trees.tree(id).await?)) })
+            .map(|(path, id)| async move { Ok::<_, ReadError>((path, trees.pass(id).await?)) })
             .buffered(READS_MAX)
             .try_collect()
             .await?;

@@ -97,8 +97,12 @@ impl<'a, R: TreeReader + ?Sized> Memo<'a, R> {
         }
     }
 
-    pub(super) const fn reader(&self) -> &'a R {
-        self.reader
+    /// Returns a tree that is known, or reads it and does not keep it.
+    pub(super) async fn pass(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
+        match self.known.get(&id) {
+            Some(tree) => Ok(Arc::clone(tree)),
+            None => self.reader.tree(id).await,
+        }
     }
 
     /// Makes a tree known that no store need have.

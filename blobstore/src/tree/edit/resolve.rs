@@ -154,8 +154,7 @@ impl Links {
             }
             replaced = Some(path);
             if let Some(directory) = base.directory(path) {
-                self.left
-                    .extend(links_below(trees.reader(), path, directory).await?);
+                self.left.extend(links_below(trees, path, directory).await?);
             } else if let Some(link) = base.entry(path).and_then(|entry| entry.hard_link) {
                 self.left.insert(path.clone(), link);
             }
@@ -173,7 +172,7 @@ impl Links {
             let Edit::Graft { tree, links, .. } = edit else {
                 continue;
             };
-            for (name, link) in links_below(trees.reader(), path, *tree).await? {
+            for (name, link) in links_below(trees, path, *tree).await? {
                 if replaces(edits, Some(path), &name) {
                     continue;
                 }
