@@ -68,9 +68,9 @@ pub use trace::{
 };
 pub use tree::{
     Attributes, Device, Diff, Difference, Edit, EditError, EditedTree, Entry, GraftLinks, HardLink,
-    Modified, NAME_BYTES_MAX, Node, Operation, TARGET_BYTES_MAX, TREE_BYTES_MAX,
+    Merge, Modified, NAME_BYTES_MAX, Node, Operation, TARGET_BYTES_MAX, TREE_BYTES_MAX,
     TREE_PATH_BYTES_MAX, Timestamp, Tree, TreeError, TreePath, TreePathError, TreeReader,
     XATTR_LIST_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX, Xattr, apply_differences,
-    edit_tree, read_entry, read_root, tree_at,
+    edit_tree, merge_trees, read_entry, read_root, tree_at,
 };
 pub use writer::{Affinity, ItemStream, PackWriter, WriteError, WriteStats, WriterOptions};

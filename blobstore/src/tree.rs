@@ -11,6 +11,7 @@ mod codec;
 mod diff;
 mod edit;
 mod links;
+mod merge;
 #[cfg(test)]
 mod model;
 mod path;
@@ -18,6 +19,7 @@ mod read;
 
 pub use diff::{Diff, Difference, Modified, Operation};
 pub use edit::{Edit, EditError, EditedTree, GraftLinks, apply_differences, edit_tree, tree_at};
+pub use merge::{Merge, merge_trees};
 pub use path::{TREE_PATH_BYTES_MAX, TreePath, TreePathError};
 pub use read::{TreeReader, read_entry, read_root};
 

@@ -117,7 +117,7 @@ impl Model {
                 number,
             };
             for above in path(at).ancestors() {
-                model.0.entry(above).or_insert(Inode {
+                model.0.entry(above).or_insert_with(|| Inode {
                     attributes: attributes(0),
                     node: None,
                     number: None,
