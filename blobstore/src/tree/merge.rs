@@ -191,11 +191,15 @@ async fn linked_conflicts<R: TreeReader + ?Sized>(
     let paths: BTreeSet<&TreePath> = classes.iter().flat_map(HashMap::keys).copied().collect();
     let mut conflicts = BTreeSet::new();
     for path in paths {
+        let unlinked = |entry: &Option<Entry>| {
+            let mut entry = comparable(entry.as_ref())?;
+            entry.hard_link = None;
+            Some(entry)
+        };
         let data = |side: usize| {
             let change = sides[side].1?.get(path)?;
-            let mut after = comparable(change.after.as_ref());
-            after.iter_mut().for_each(|entry| entry.hard_link = None);
-            Some(after)
+            let after = unlinked(&change.after);
+            (after != unlinked(&change.before)).then_some(after)
         };
         let class = |side: usize| classes[side].get(path).copied();
         let differs = |side: usize| class(side) != class(0) || data(side).is_some();

@@ -77,7 +77,10 @@ fn merged(base: &Model, ours: &Model, theirs: &Model) -> Model {
         let Some((mut inode, names)) = (if o == b { t } else { o }) else {
             continue;
         };
-        let time = |model: &Model| model.0.get(at).map(|inode| inode.attributes.mtime);
+        let time = |model: &Model| {
+            let there = model.0.get(at).filter(|inode| inode.node.is_none());
+            there.map(|inode| inode.attributes.mtime)
+        };
         if inode.node.is_none() {
             let [b, o, t] = [base, ours, theirs].map(time);
             let time = if o == b {
@@ -115,7 +118,7 @@ fn check(base: &Model, ours: &Model, theirs: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(10000))]
 
     #[test]
     fn a_merge_is_that_of_all_paths(
