@@ -22,10 +22,22 @@ pub enum CrashPoint {
     RecordPutAfter,
     /// The ref is changed; the lease is still held.
     RefChanged,
+    /// Collection: objects are on a note of what is condemned.
+    GcCondemned,
+    /// Collection: notes say that what is on them is about to be deleted.
+    GcDoomed,
+    /// Collection: what is deleted is decided, nothing is deleted.
+    GcMarked,
+    /// Collection: one more object, or one of its two parts, is deleted.
+    GcObjectDeleted,
+    /// Collection: all that was on a note is deleted, and the note.
+    GcNoteDeleted,
+    /// Collection: all that was due is deleted, nothing new is condemned.
+    GcSwept,
 }
 
 impl CrashPoint {
-    /// All points, in the order in which an ingest passes them.
+    /// All points of an ingest, in the order in which it passes them.
     pub const ALL: [Self; 8] = [
         Self::PackPutBefore,
         Self::PackPutAfter,
@@ -35,6 +47,16 @@ impl CrashPoint {
         Self::MetadataPutAfter,
         Self::RecordPutAfter,
         Self::RefChanged,
+    ];
+
+    /// All points of a collection.
+    pub const COLLECTION: [Self; 6] = [
+        Self::GcCondemned,
+        Self::GcDoomed,
+        Self::GcMarked,
+        Self::GcObjectDeleted,
+        Self::GcNoteDeleted,
+        Self::GcSwept,
     ];
 
     /// Returns the point's name, as a test gives it on a command line.
@@ -48,6 +70,12 @@ impl CrashPoint {
             Self::MetadataPutAfter => "metadata-put-after",
             Self::RecordPutAfter => "record-put-after",
             Self::RefChanged => "ref-changed",
+            Self::GcCondemned => "gc-condemned",
+            Self::GcDoomed => "gc-doomed",
+            Self::GcMarked => "gc-marked",
+            Self::GcObjectDeleted => "gc-object-deleted",
+            Self::GcNoteDeleted => "gc-note-deleted",
+            Self::GcSwept => "gc-swept",
         }
     }
 }

@@ -1,29 +1,34 @@
 //! Leases: time-bounded holds in the store, with a fencing token.
 //!
 //! Whoever relies on chunks that are already in the store holds a lease while doing so; collection
-//! deletes nothing while a lease that is older than its mark is live. A name that is taken over
-//! after its expiry gets a larger token, so that a late holder can be told from the present one.
+//! deletes nothing that it condemned while a lease that is older than that is live. A name that is
+//! taken over after its expiry gets a larger token, so that a late holder can be told from the
+//! present one.
 //!
 //! ```text
-//! leases/NAME: envelope "LEAS": token u64 | expires, ms since 1970, u64 | holder bytes
+//! leases/NAME: envelope "LEAS": token u64 | acquired u64 | expires u64 | holder bytes
 //! ```
+//! Times are milliseconds since 1970 by the holder's clock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use tokio::task::JoinHandle;
 
 use crate::envelope::{self, EnvelopeError};
 use crate::wire::{Put, Truncated, Wire};
 use crate::{BlobStore, Clock, Key, StoreError, Version};
 
+/// The folder of all leases in a store.
+pub(crate) const LEASES_FOLDER: &str = "leases";
 const LEASE_BYTES_MAX: u64 = 4096;
 const HOLDER_BYTES_MAX: usize = 1024;
 /// How long a lease holds without being renewed.
 pub const LEASE_TTL: Duration = Duration::from_secs(120);
 /// Clocks of nodes may differ by this much; an expired lease is respected for as long.
-pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(30);
+pub(crate) const CLOCK_SKEW_MAX_MS: u64 = 30_000;
 
 /// Why a lease was not had, or was lost.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +70,8 @@ pub enum LeaseError {
 pub struct LeaseRecord {
     /// Grows with each holder of the name.
     pub token: u64,
+    /// When this holder got it, in milliseconds since 1970.
+    pub acquired_ms: u64,
     /// When it ends unless renewed, in milliseconds since 1970.
     pub expires_ms: u64,
     /// Who holds it, for people.
@@ -76,6 +83,7 @@ impl LeaseRecord {
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         body.put_u64(self.token);
+        body.put_u64(self.acquired_ms);
         body.put_u64(self.expires_ms);
         body.put_bytes(self.holder.as_bytes());
         envelope::seal(*b"LEAS", &body).1
@@ -88,15 +96,21 @@ impl LeaseRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let (_, body) = envelope::open(*b"LEAS", bytes)?;
         let mut wire = Wire::new(body);
-        let (token, expires_ms) = (wire.u64()?, wire.u64()?);
+        let (token, acquired_ms, expires_ms) = (wire.u64()?, wire.u64()?, wire.u64()?);
         let holder = wire.bytes(HOLDER_BYTES_MAX)?;
         let holder = String::from_utf8(holder.to_vec()).map_err(|_| Truncated("holder"))?;
         wire.finish()?;
         Ok(Self {
             token,
+            acquired_ms,
             expires_ms,
             holder,
         })
+    }
+
+    /// Tells whether others must still respect the lease at `now_ms` by their clock.
+    pub const fn is_live(&self, now_ms: u64) -> bool {
+        now_ms < self.expires_ms.saturating_add(CLOCK_SKEW_MAX_MS)
     }
 }
 
@@ -106,8 +120,16 @@ pub struct Lease {
     name: String,
     token: u64,
     store: Arc<dyn BlobStore>,
-    lost: Arc<AtomicBool>,
+    clock: Arc<dyn Clock>,
+    state: Arc<State>,
     renewal: JoinHandle<()>,
+}
+
+/// What the renewal tells the holder.
+#[derive(Debug)]
+struct State {
+    lost: AtomicBool,
+    expires_ms: AtomicU64,
 }
 
 impl Lease {
@@ -125,13 +147,14 @@ impl Lease {
             name: name.to_owned(),
             source,
         };
-        let key = Key::new(format!("leases/{name}")).map_err(failed)?;
+        let key = Key::new(format!("{LEASES_FOLDER}/{name}")).map_err(failed)?;
         let held = |holder: &str| LeaseError::Held {
             name: name.into(),
             holder: holder.into(),
         };
         let mut record = LeaseRecord {
             token: 1,
+            acquired_ms: clock.now_ms(),
             expires_ms: expiry(&*clock),
             holder: holder.into(),
         };
@@ -144,7 +167,7 @@ impl Lease {
                     source,
                 };
                 let old = LeaseRecord::decode(&bytes).map_err(envelope)?;
-                if clock.now_ms() < old.expires_ms.saturating_add(millis(CLOCK_SKEW_MAX)) {
+                if old.is_live(clock.now_ms()) {
                     return Err(held(&old.holder));
                 }
                 record.token = old.token.saturating_add(1);
@@ -157,21 +180,25 @@ impl Lease {
             }
             Err(source) => return Err(failed(source)),
         };
-        let lost = Arc::new(AtomicBool::new(false));
+        let state = Arc::new(State {
+            lost: AtomicBool::new(false),
+            expires_ms: AtomicU64::new(record.expires_ms),
+        });
         let token = record.token;
         let renewal = Renewal {
             store: Arc::clone(&store),
-            clock,
+            clock: Arc::clone(&clock),
             key,
             record,
             version,
         };
-        let renewal = tokio::spawn(renewal.run(Arc::clone(&lost)));
+        let renewal = tokio::spawn(renewal.run(Arc::clone(&state)));
         Ok(Self {
             name: name.to_owned(),
             token,
             store,
-            lost,
+            clock,
+            state,
             renewal,
         })
     }
@@ -184,9 +211,11 @@ impl Lease {
     /// Says whether the lease still holds. To be asked right before a ref is changed.
     ///
     /// # Errors
-    /// [`LeaseError::Lost`] when it could not be renewed in time.
+    /// [`LeaseError::Lost`] when it could not be renewed in time, also when that is because this
+    /// process did not run.
     pub fn check(&self) -> Result<(), LeaseError> {
-        if self.lost.load(Ordering::Acquire) {
+        let expired = self.clock.now_ms() >= self.state.expires_ms.load(Ordering::Acquire);
+        if expired || self.state.lost.load(Ordering::Acquire) {
             Err(LeaseError::Lost {
                 name: self.name.clone(),
             })
@@ -205,8 +234,8 @@ impl Lease {
             name: self.name.clone(),
             source,
         };
-        let key = Key::new(format!("leases/{}", self.name)).map_err(failed)?;
-        if self.lost.load(Ordering::Acquire) {
+        let key = Key::new(format!("{LEASES_FOLDER}/{}", self.name)).map_err(failed)?;
+        if self.state.lost.load(Ordering::Acquire) {
             return Ok(());
         }
         self.store.delete(&key).await.map_err(failed)
@@ -229,7 +258,7 @@ struct Renewal {
 }
 
 impl Renewal {
-    async fn run(mut self, lost: Arc<AtomicBool>) {
+    async fn run(mut self, state: Arc<State>) {
         loop {
             self.clock.sleep(LEASE_TTL / 4).await;
             let renewed = LeaseRecord {
@@ -238,7 +267,12 @@ impl Renewal {
             };
             let body = renewed.encode().into();
             match self.store.replace(&self.key, body, &self.version).await {
-                Ok(version) => (self.record, self.version) = (renewed, version),
+                Ok(version) => {
+                    state
+                        .expires_ms
+                        .store(renewed.expires_ms, Ordering::Release);
+                    (self.record, self.version) = (renewed, version);
+                }
                 Err(error)
                     if error.is_retryable() && self.clock.now_ms() < self.record.expires_ms =>
                 {
@@ -246,12 +280,46 @@ impl Renewal {
                 }
                 Err(error) => {
                     tracing::error!(key = %self.key, %error, "lost lease");
-                    lost.store(true, Ordering::Release);
+                    state.lost.store(true, Ordering::Release);
                     return;
                 }
             }
         }
     }
+}
+
+/// Returns the leases that are in a store, live or not, by name. One that is released or taken
+/// over meanwhile may be among them or not.
+///
+/// # Errors
+/// [`LeaseError`] when the store fails or a lease is damaged.
+pub async fn list_leases(store: &dyn BlobStore) -> Result<Vec<(String, LeaseRecord)>, LeaseError> {
+    let prefix_len = LEASES_FOLDER.len() + 1;
+    let mut objects = store.list(LEASES_FOLDER);
+    let mut leases = Vec::new();
+    loop {
+        let object = match objects.try_next().await {
+            Ok(Some(object)) => object,
+            Ok(None) => break,
+            Err(source) => {
+                let name = "*".to_owned();
+                return Err(LeaseError::Store { name, source });
+            }
+        };
+        let name = object.key.as_str().get(prefix_len..).unwrap_or_default();
+        let name = name.to_owned();
+        let bytes = match store.get(&object.key, LEASE_BYTES_MAX).await {
+            Ok((bytes, _)) => bytes,
+            Err(StoreError::NotFound(_)) => continue,
+            Err(source) => return Err(LeaseError::Store { name, source }),
+        };
+        match LeaseRecord::decode(&bytes) {
+            Ok(record) => leases.push((name, record)),
+            Err(source) => return Err(LeaseError::Envelope { name, source }),
+        }
+    }
+    leases.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(leases)
 }
 
 fn expiry(clock: &dyn Clock) -> u64 {

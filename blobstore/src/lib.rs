@@ -12,6 +12,7 @@ mod digest;
 mod envelope;
 mod frame;
 mod fsck;
+mod gc;
 mod index;
 mod lease;
 mod metadata_image;
@@ -44,8 +45,12 @@ pub use frame::{
     FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Frame, FrameEntry, FrameError, FrameItem, decompress,
 };
 pub use fsck::{FsckError, FsckOptions, FsckReport, fsck};
+pub use gc::{
+    Collected, CollectedKind, Condemned, Epoch, Expiry, GC_HOLD, GcError, GcOptions, GcProgress,
+    GcReport, RootUsage, SECURED_FOR, SecureError, Secured, Usage, gc, read_epoch, secure, usage,
+};
 pub use index::{ChunkIndex, IndexError, Location};
-pub use lease::{LEASE_TTL, Lease, LeaseError, LeaseRecord};
+pub use lease::{LEASE_TTL, Lease, LeaseError, LeaseRecord, list_leases};
 pub use metadata_image::{
     METADATA_IMAGE_BYTES_MAX, MetadataImageError, decode_metadata_image, encode_metadata_image,
     fetch_metadata_image,

@@ -27,7 +27,7 @@ pub(crate) const TRACE_BYTES_MAX: usize = 4 << 20;
 /// Least bytes of an entry.
 const ENTRY_BYTES_MIN: usize = 1 + Digest::LEN + 4;
 /// Namespace of the refs of traces.
-const TRACES_NAMESPACE: &str = "traces";
+pub(crate) const TRACES_NAMESPACE: &str = "traces";
 
 /// What was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -112,6 +112,7 @@ impl Found {
         for holder in ["node-1 ingest", "", "h\u{f6}st"] {
             let record = LeaseRecord {
                 token: 1,
+                acquired_ms: 1 << 39,
                 expires_ms: 1 << 40,
                 holder: holder.into(),
             };

@@ -48,7 +48,7 @@ async fn is_taken_over_after_expiry_with_a_larger_token_and_the_late_holder_lear
     let late = acquire().await.unwrap();
     clock
         .0
-        .fetch_add(millis(LEASE_TTL + CLOCK_SKEW_MAX) - 1, Ordering::Relaxed);
+        .fetch_add(millis(LEASE_TTL) + CLOCK_SKEW_MAX_MS - 1, Ordering::Relaxed);
     assert!(matches!(acquire().await, Err(LeaseError::Held { .. })));
     clock.0.fetch_add(1, Ordering::Relaxed);
     let next = acquire().await.unwrap();
@@ -61,4 +61,38 @@ async fn is_taken_over_after_expiry_with_a_larger_token_and_the_late_holder_lear
         matches!(acquire().await, Err(LeaseError::Held { .. })),
         "released only its own"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_did_not_run_is_told_before_its_renewal_is() {
+    let (store, clock) = (memory_store(), clock());
+    let lease = Lease::acquire(Arc::clone(&store), Arc::clone(&clock) as _, "a", "me")
+        .await
+        .unwrap();
+    clock.0.fetch_add(millis(LEASE_TTL) - 1, Ordering::Relaxed);
+    lease.check().unwrap();
+    clock.0.fetch_add(1, Ordering::Relaxed);
+    assert!(matches!(lease.check(), Err(LeaseError::Lost { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_leases_are_listed_with_when_they_were_acquired_and_end() {
+    let (store, clock) = (memory_store(), clock());
+    clock.0.store(1000, Ordering::Relaxed);
+    let acquire = |name| Lease::acquire(Arc::clone(&store), Arc::clone(&clock) as _, name, "me");
+    let (b, a) = (acquire("b").await.unwrap(), acquire("a").await.unwrap());
+    tokio::time::sleep(LEASE_TTL * 2).await;
+    let listed = list_leases(&*store).await.unwrap();
+    assert_eq!(
+        listed.iter().map(|l| l.0.as_str()).collect::<Vec<_>>(),
+        ["a", "b"]
+    );
+    let (_, record) = &listed[0];
+    assert_eq!(record.acquired_ms, 1000);
+    assert!(record.expires_ms > 1000 + 2 * millis(LEASE_TTL));
+    assert!(record.is_live(record.expires_ms + CLOCK_SKEW_MAX_MS - 1));
+    assert!(!record.is_live(record.expires_ms + CLOCK_SKEW_MAX_MS));
+    a.release().await.unwrap();
+    b.release().await.unwrap();
+    assert_eq!(list_leases(&*store).await.unwrap(), []);
 }

@@ -1,0 +1,4 @@
+//! Collection, step by step and under attack.
+
+mod runs;
+mod sim;
