@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fuzz-smoke deps
+.PHONY: help demo test check bench sim fuzz-smoke deps
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,6 +21,10 @@ bench: deps ## Measure mounts of IMAGE, then starts; scripts/bench*.sh say what 
 	cargo build --release --locked -p nacre-cli --bench hot
 	@scripts/bench-mounts.sh
 	@scripts/bench.sh
+
+sim: deps ## Simulate nodes, collection and crashes over a faulty store (NACRE_SIM_SEEDS=0-499)
+	NACRE_SIM_SEEDS=$${NACRE_SIM_SEEDS:-0-499} cargo test --release --locked -p nacre-blobstore --lib \
+		gc::tests::sim -- --nocapture
 
 fuzz-smoke: deps ## Run each fuzz target for a minute
 	@fuzz/run.sh 60

@@ -287,4 +287,4 @@ async fn read_all(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

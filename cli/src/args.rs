@@ -1,6 +1,7 @@
 //! The command line as its users write it. Verbs, flags and their names are a contract.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -395,8 +396,20 @@ pub(crate) enum StoreVerb {
     Fsck(Fsck),
     /// Show how much is stored
     Stats,
+    /// Delete what no image or snapshot needs
+    Gc(Gc),
     /// Check that the store does what nacre relies on
     Check,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    /// Only tell what would be deleted
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Delete what was not needed for so long (s, m, h or d)
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    pub(crate) hold: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -431,6 +444,23 @@ pub(crate) struct Prune {
 }
 
 /// Reads a number of bytes with an optional unit, as docker's `--memory` does.
+/// Reads a time such as `90`, `90s`, `10m`, `24h` or `30d`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err("not a time such as 90s, 10m, 24h or 30d".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a number".to_owned())?;
+    let seconds = number.checked_mul(unit);
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| "too long".to_owned())
+}
+
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
@@ -462,6 +492,12 @@ mod tests {
 
     #[test]
     fn bytes_have_units() {
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("0s"), Ok(Duration::ZERO));
+        assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
+        for bad in ["", "h", "-1h", "1w", "1.5h", "18446744073709551615d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
         assert_eq!(parse_bytes("512"), Ok(512));
         assert_eq!(parse_bytes("512M"), Ok(512 << 20));
         assert_eq!(parse_bytes("2gib"), Ok(2 << 30));

@@ -3,8 +3,8 @@
 use std::fmt::Display;
 
 use nacre_blobstore::{
-    CatalogError, FsckError, IndexError, LeaseError, ReadError, RecordError, RefError, StoreError,
-    TraceError, WriteError,
+    CatalogError, FsckError, GcError, IndexError, LeaseError, ReadError, RecordError, RefError,
+    SecureError, StoreError, TraceError, WriteError,
 };
 use nacre_snapshotter::layer::LayerError;
 use nacre_snapshotter::oci::OciError;
@@ -169,6 +169,34 @@ impl Classed for FsckError {
     }
 }
 
+impl Classed for GcError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Store(error) => error.class(),
+            Self::Ref(error) => error.class(),
+            Self::Record { .. } => (
+                CORRUPT,
+                Some("`nacre store fsck` tells what is wrong; nothing was deleted"),
+            ),
+            Self::Lease(LeaseError::Held { .. } | LeaseError::Lost { .. }) => {
+                (BUSY, Some("wait for the other one to end"))
+            }
+            Self::Envelope { .. } => (CORRUPT, None),
+            Self::Lease(_) | Self::TooMany(_) => PLAIN,
+        }
+    }
+}
+
+impl Classed for SecureError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Gc(error) => error.class(),
+            Self::Gone(_) | Self::Late => (BUSY, Some("run the command again")),
+            Self::Busy(_) => (BUSY, Some("run the command again in some minutes")),
+        }
+    }
+}
+
 impl Classed for ImageError {
     fn class(&self) -> Class {
         match self {
@@ -208,6 +236,7 @@ impl Classed for IngestError {
             Self::Catalog(error) => error.class(),
             Self::Lease(LeaseError::Held { .. } | LeaseError::Lost { .. }) => (BUSY, None),
             Self::Ref(error) => error.class(),
+            Self::Secure(error) => error.class(),
             Self::Name(_) => (USAGE, None),
             _ => PLAIN,
         }

@@ -1,6 +1,6 @@
 //! `nacre image`: what is in the store.
 
-mod add;
+pub(crate) mod add;
 mod inspect;
 mod ls;
 mod optimize;

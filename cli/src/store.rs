@@ -2,6 +2,7 @@
 
 mod check;
 mod fsck;
+mod gc;
 mod stats;
 
 use crate::args::StoreVerb;
@@ -11,6 +12,7 @@ use crate::settings::Settings;
 pub(crate) async fn store(settings: &Settings, verb: StoreVerb) -> Result<(), Failure> {
     match verb {
         StoreVerb::Fsck(arguments) => fsck::fsck(settings, &arguments).await,
+        StoreVerb::Gc(arguments) => gc::gc(settings, &arguments).await,
         StoreVerb::Stats => stats::stats(settings).await,
         StoreVerb::Check => check::check(settings).await,
     }

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nacre_blobstore::{
-    Digest, FrameEntry, ItemKind, Key, LeaseRecord, MetadataImageId, PackIndex, PackKind, Record,
+    Collected, CollectedKind, Condemned, Digest, FrameEntry, ItemKind, Key, LeaseRecord, MetadataImageId, PackIndex, PackKind, Record,
     RecordKind, RefName, Trace, TreeId, UnverifiedBytes, decode_metadata_image,
     encode_metadata_image,
 };
@@ -52,6 +52,7 @@ impl Seeds {
 #[derive(Default)]
 struct Found {
     chunk_lists: Seeds,
+    condemned: Seeds,
     frames: Seeds,
     inode_logs: Seeds,
     keeper_messages: Seeds,
@@ -118,6 +119,7 @@ impl Found {
             };
             found.leases.add(record.encode());
         }
+        found.add_notes();
         found.add_node_formats();
         Ok(found)
     }
@@ -134,6 +136,28 @@ impl Found {
     }
 
     /// What a node writes and a store never holds.
+    /// Notes of what is condemned, which a store seldom has.
+    fn add_notes(&mut self) {
+        let kinds = [
+            CollectedKind::Record,
+            CollectedKind::MetadataImage,
+            CollectedKind::TreePack,
+            CollectedKind::DataPack,
+        ];
+        for (doomed_ms, len) in [(None, 0), (None, 1), (Some(1 << 40), 4)] {
+            let objects = kinds.iter().take(len).map(|kind| Collected {
+                kind: *kind,
+                id: Digest::of(b"object"),
+            });
+            let note = Condemned {
+                condemned_ms: 1 << 40,
+                doomed_ms,
+                objects: objects.collect(),
+            };
+            self.condemned.add(note.encode());
+        }
+    }
+
     fn add_node_formats(&mut self) {
         let check = |bytes: &[u8]| Digest::of(bytes).as_bytes()[..4].to_vec();
         let session = 7_u64.to_le_bytes();
@@ -220,6 +244,7 @@ fn main() -> Result<(), Failure> {
     let found = Found::walk(Path::new(store))?;
     for (target, seeds) in [
         ("chunk_list", found.chunk_lists),
+        ("condemned", found.condemned),
         ("frame", found.frames),
         ("inode_log", found.inode_logs),
         ("keeper_message", found.keeper_messages),

@@ -24,9 +24,9 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use nacre_blobstore::{
-    BlobStore, ChunkIndex, Chunker, Clock, CrashPoint, Lease, PackKind, PackWriter, Record,
-    RecordId, RecordKind, Ref, StoreError, TreeId, WriteStats, WriterOptions, read_ref, sync_index,
-    write_ref,
+    BlobStore, ChunkIndex, Chunker, Clock, CrashPoint, Epoch, Lease, PackKind, PackWriter, Record,
+    RecordId, RecordKind, Ref, RefName, SecureError, StoreError, TreeId, WriteStats, WriterOptions,
+    read_epoch, read_ref, secure, sync_index, write_ref,
 };
 use tokio::runtime::Handle;
 
@@ -135,19 +135,35 @@ impl Ingest {
             &self.holder,
         )
         .await?;
-        let stored = self.store_image(documents, layers, &progress).await;
-        let added = match stored {
-            Ok((record, payload, stats)) => {
-                self.publish(name, &reference, record, payload, stats, &lease)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
+        let mut added = self
+            .add_once(name, &reference, &documents, &layers, &progress, &lease)
+            .await;
+        // Something that it relied on was collected since it looked: this time it is stored again.
+        if matches!(added, Err(IngestError::Secure(SecureError::Gone(_)))) {
+            added = self
+                .add_once(name, &reference, &documents, &layers, &progress, &lease)
+                .await;
+        }
         // A lease that cannot be given back expires by itself.
         if let Err(error) = lease.release().await {
             tracing::warn!(%error, "could not release lease");
         }
         added
+    }
+
+    async fn add_once(
+        &self,
+        name: &str,
+        reference: &RefName,
+        documents: &Documents,
+        layers: &[LayerSource],
+        progress: &Arc<dyn Progress>,
+        lease: &Lease,
+    ) -> Result<AddedImage, IngestError> {
+        let since = read_epoch(&*self.store).await.map_err(SecureError::Gc)?;
+        let (record, payload, stats) = self.store_image(documents, layers, progress).await?;
+        self.publish(name, reference, record, payload, stats, lease, since)
+            .await
     }
 
     /// Returns the image that has the name already, if it is the resolved one and whole: one that
@@ -194,8 +210,8 @@ impl Ingest {
 
     async fn store_image(
         &self,
-        documents: Documents,
-        layers: Vec<LayerSource>,
+        documents: &Documents,
+        layers: &[LayerSource],
         progress: &Arc<dyn Progress>,
     ) -> Result<(Record, ImagePayload, WriteStats), IngestError> {
         sync_index(&self.store, &self.index).await?;
@@ -206,7 +222,7 @@ impl Ingest {
                 .collect::<Vec<_>>(),
         );
         let data = self.pack_writer(PackKind::Data);
-        let stored: Vec<StoredLayer> = stream::iter(layers.into_iter().enumerate())
+        let stored: Vec<StoredLayer> = stream::iter(layers.to_vec().into_iter().enumerate())
             .map(|(number, layer)| {
                 let sink = Sink {
                     items: data.stream(),
@@ -244,10 +260,10 @@ impl Ingest {
             return Err(IngestError::Missing(item.to_string()));
         }
         let payload = ImagePayload {
-            manifest: documents.manifest,
-            manifest_digest: documents.manifest_digest,
-            media_type: documents.media_type,
-            config: documents.config,
+            manifest: documents.manifest.clone(),
+            manifest_digest: documents.manifest_digest.clone(),
+            media_type: documents.media_type.clone(),
+            config: documents.config.clone(),
             layers: merged.layers,
             files: merged.files,
             bytes_compressed: merged.bytes_compressed,
@@ -273,11 +289,12 @@ impl Ingest {
     async fn publish(
         &self,
         name: &str,
-        reference: &nacre_blobstore::RefName,
+        reference: &RefName,
         record: Record,
         payload: ImagePayload,
         mut stats: WriteStats,
         lease: &Lease,
+        since: Epoch,
     ) -> Result<AddedImage, IngestError> {
         let before = read_ref(&*self.store, reference).await?;
         let (id, bytes) = record.encode();
@@ -295,7 +312,9 @@ impl Ingest {
                 Err(error) => return Err(error.into()),
             }
             self.writer.crash.reach(CrashPoint::RecordPutAfter);
+            let secured = secure(&*self.store, &*self.clock, id, &record, since).await?;
             lease.check()?;
+            secured.check(&*self.clock)?;
             let target = Ref {
                 record: id,
                 changed_ms: self.clock.now_ms(),

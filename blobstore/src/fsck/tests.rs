@@ -1,6 +1,6 @@
 //! Every kind of damage, and what the report says of it.
 
-mod bench;
+pub(crate) mod bench;
 
 use std::sync::Mutex;
 

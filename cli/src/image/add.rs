@@ -153,7 +153,7 @@ fn host_name() -> String {
 }
 
 /// Dies at the point, or its n-th passing, that `NACRE_CRASH_AT=POINT[:N]` names: a test's aid.
-fn crash_hook() -> CrashHook {
+pub(crate) fn crash_hook() -> CrashHook {
     let Some(at) = std::env::var_os("NACRE_CRASH_AT").and_then(|at| at.into_string().ok()) else {
         return CrashHook::default();
     };
@@ -161,6 +161,7 @@ fn crash_hook() -> CrashHook {
     let left = std::sync::atomic::AtomicU64::new(count.parse().unwrap_or(1));
     let point = CrashPoint::ALL
         .into_iter()
+        .chain(CrashPoint::COLLECTION)
         .find(|point| point.name() == name);
     CrashHook::new(move |reached| {
         use std::sync::atomic::Ordering;

@@ -1,6 +1,8 @@
 //! `nacre store stats`: how much is stored.
 
-use nacre_blobstore::FsckOptions;
+use std::sync::Arc;
+
+use nacre_blobstore::{FsckOptions, RootUsage};
 
 use crate::failure::Failure;
 use crate::output::{self, human_bytes};
@@ -10,8 +12,18 @@ pub(super) async fn stats(settings: &Settings) -> Result<(), Failure> {
     let store = settings.open_store()?;
     let index = settings.open_index().await?;
     let url = settings.store.to_string();
-    let found = nacre_blobstore::fsck(store, index, FsckOptions::default()).await;
+    let found = nacre_blobstore::fsck(Arc::clone(&store), index, FsckOptions::default()).await;
     let found = found.map_err(Failure::of("measure store", &url))?;
+    let usage = nacre_blobstore::usage(&store).await;
+    let usage = usage.map_err(Failure::of("measure store", &url))?;
+    let root = |root: &RootUsage| {
+        serde_json::json!({
+            "name": root.name.as_str(),
+            "record": root.record.to_string(),
+            "bytes": root.bytes,
+            "bytes_alone": root.bytes_alone,
+        })
+    };
     if settings.json {
         return output::json(&serde_json::json!({
             "packs": found.packs,
@@ -19,7 +31,16 @@ pub(super) async fn stats(settings: &Settings) -> Result<(), Failure> {
             "bytes": found.bytes,
             "bytes_garbage": found.bytes_garbage,
             "images": found.refs,
+            "roots": usage.roots.iter().map(root).collect::<Vec<_>>(),
         }));
+    }
+    for root in &usage.roots {
+        output::line(&format!(
+            "{}: {}, of which {} alone",
+            root.name,
+            human_bytes(root.bytes),
+            human_bytes(root.bytes_alone)
+        ))?;
     }
     output::line(&format!(
         "{} images in {} packs of {} with {} chunks; {} garbage",

@@ -296,7 +296,14 @@ fn json_has_the_keys_of_the_contract() {
         (&["stop", "-t", "0", "s"], "sandbox status"),
         (&["ps", "-a"], "sandbox image status pid created"),
         (&["rm", "s"], "sandbox"),
-        (&["store", "stats"], "packs chunks bytes bytes_garbage"),
+        (
+            &["store", "stats"],
+            "packs chunks bytes bytes_garbage roots",
+        ),
+        (
+            &["store", "gc", "--dry-run"],
+            "packs bytes bytes_garbage condemned held rescued deleted corrupt",
+        ),
         (
             &["store", "fsck"],
             "packs chunks bytes bytes_garbage corrupt",

@@ -2,7 +2,7 @@
 
 use nacre_blobstore::{
     CatalogError, ChunkListError, IndexError, LeaseError, MetadataImageError, RefError,
-    RefNameError, StoreError, TreeError, WriteError,
+    RefNameError, SecureError, StoreError, TreeError, WriteError,
 };
 
 use nacre_fs::erofs::ErofsError;
@@ -56,6 +56,9 @@ pub enum IngestError {
     /// The lease was not had or was lost.
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    /// Something that the image needs is being collected, or was.
+    #[error(transparent)]
+    Secure(#[from] SecureError),
     /// The name was not given.
     #[error(transparent)]
     Ref(#[from] RefError),

@@ -22,7 +22,7 @@ use crate::oci::{Hasher, ImageSource, LayerDescriptor, OciError};
 const SYMLINK_MODE: u16 = 0o777;
 
 /// Where a layer's entries come from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum LayerSource {
     /// A blob of an image.
     Blob {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use nacre_blobstore::{
     BlobStore, CatalogError, ChunkId, ChunkIndex, Clock, IndexError, ItemStream, Lease, LeaseError,
-    PackKind, PackWriter, ReadError, Reader, TraceError, Traced, WriteError, WriteStats,
-    WriterOptions, load_packs, read_trace, trace_ref, write_trace,
+    PackKind, PackWriter, ReadError, Reader, SecureError, TraceError, Traced, WriteError,
+    WriteStats, WriterOptions, load_packs, read_epoch, read_trace, secure, trace_ref, write_trace,
 };
 use tokio::runtime::Handle;
 
@@ -38,6 +38,9 @@ pub enum OptimizeError {
     /// Someone else is at it, or the lease was lost.
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    /// Something that the trace needs is being collected.
+    #[error(transparent)]
+    Secure(#[from] SecureError),
     /// A task ended early.
     #[error("a task ended early")]
     Stopped,
@@ -63,6 +66,7 @@ pub async fn optimize_image(
     let lease_name = format!("optimize-{tree}");
     let holder = format!("process {}", std::process::id());
     let lease = Lease::acquire(Arc::clone(store), Arc::clone(clock), &lease_name, &holder).await?;
+    let since = read_epoch(&**store).await.map_err(SecureError::Gc)?;
     // An index that knows nothing makes the writer store again what is stored elsewhere.
     let index = Arc::new(ChunkIndex::open(scratch)?);
     let written = async {
@@ -79,8 +83,11 @@ pub async fn optimize_image(
         let finished = finished.await.map_err(|_| OptimizeError::Stopped)?;
         copied?;
         let stats = finished?;
-        lease.check()?;
         let record = trace_record(&stored.trace, index.packs()?);
+        let id = record.write(&**store).await.map_err(TraceError::Store)?;
+        let secured = secure(&**store, &**clock, id, &record, since).await?;
+        lease.check()?;
+        secured.check(&**clock)?;
         let seen = Some(&stored.version);
         write_trace(&**store, &name, &record, clock.now_ms(), seen).await?;
         Ok(stats)

@@ -11,22 +11,22 @@ use crate::{
     WriterOptions, encode_metadata_image, write_ref,
 };
 
-pub(super) struct Bench {
-    pub(super) _dir: tempfile::TempDir,
-    pub(super) store: Arc<dyn BlobStore>,
-    pub(super) index: Arc<ChunkIndex>,
+pub(crate) struct Bench {
+    pub(crate) _dir: tempfile::TempDir,
+    pub(crate) store: Arc<dyn BlobStore>,
+    pub(crate) index: Arc<ChunkIndex>,
 }
 
 /// An image that a [`Bench`] stored.
-pub(super) struct Stored {
-    pub(super) reference: RefName,
-    pub(super) record: RecordId,
-    pub(super) data: PackName,
-    pub(super) tree: PackName,
-    pub(super) metadata: MetadataImageId,
+pub(crate) struct Stored {
+    pub(crate) reference: RefName,
+    pub(crate) record: RecordId,
+    pub(crate) data: PackName,
+    pub(crate) tree: PackName,
+    pub(crate) metadata: MetadataImageId,
 }
 
-pub(super) fn chunk(number: u8) -> Chunk {
+pub(crate) fn chunk(number: u8) -> Chunk {
     let mut bytes = vec![0; 60_000];
     blake3::Hasher::new()
         .update(&[number])
@@ -36,12 +36,12 @@ pub(super) fn chunk(number: u8) -> Chunk {
 }
 
 impl Bench {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::over(memory_store())
     }
 
     /// Another node with the same store.
-    pub(super) fn over(store: Arc<dyn BlobStore>) -> Self {
+    pub(crate) fn over(store: Arc<dyn BlobStore>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let index = Arc::new(ChunkIndex::open(dir.path()).unwrap());
         Self {
@@ -72,7 +72,7 @@ impl Bench {
 
     /// Stores an image of one file for each number: a data pack with one chunk a file, four to a
     /// frame, a tree pack, a metadata image, the record and the ref.
-    pub(super) async fn image(&self, name: &str, numbers: std::ops::Range<u8>) -> Stored {
+    pub(crate) async fn image(&self, name: &str, numbers: std::ops::Range<u8>) -> Stored {
         let before = self.index.packs().unwrap();
         let chunks: Vec<_> = numbers.map(chunk).collect();
         let item = |chunk: &Chunk| (ItemKind::Chunk(chunk.id()), chunk.bytes().clone());
@@ -145,24 +145,24 @@ impl Bench {
         }
     }
 
-    pub(super) async fn fsck(&self, options: FsckOptions) -> FsckReport {
+    pub(crate) async fn fsck(&self, options: FsckOptions) -> FsckReport {
         fsck(Arc::clone(&self.store), Arc::clone(&self.index), options)
             .await
             .unwrap()
     }
 
-    pub(super) async fn bytes(&self, key: &Key) -> Vec<u8> {
+    pub(crate) async fn bytes(&self, key: &Key) -> Vec<u8> {
         self.store.get(key, 1 << 30).await.unwrap().0.to_vec()
     }
 
     /// Changes an object in place.
-    pub(super) async fn damage(&self, key: &Key, damage: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) async fn damage(&self, key: &Key, damage: impl FnOnce(&mut Vec<u8>)) {
         let mut bytes = self.bytes(key).await;
         damage(&mut bytes);
         self.store.put(key, bytes.into()).await.unwrap();
     }
 
-    pub(super) async fn frames(
+    pub(crate) async fn frames(
         &self,
         pack: PackName,
     ) -> Vec<(std::ops::Range<u64>, Vec<ItemKind>)> {

@@ -119,7 +119,7 @@ impl Sim {
                 1 if self.faults => Fate::FailAfter,
                 _ => Fate::Pass,
             };
-            drop(waiting.go.send(fate));
+            let _ended: Result<(), Fate> = waiting.go.send(fate);
         }
         self.settle().await;
         self.check();
@@ -257,7 +257,9 @@ impl Sim {
             self.settle().await;
             let waiting = self.world.waiting.lock().unwrap().pop();
             match waiting {
-                Some(waiting) => drop(waiting.go.send(Fate::Pass)),
+                Some(waiting) => {
+                    let _ended: Result<(), Fate> = waiting.go.send(Fate::Pass);
+                }
                 None if !task.is_finished() => self.world.advance(1000),
                 None => {}
             }

@@ -64,7 +64,7 @@ impl World {
         *sleepers = rest;
         let due: Vec<(u64, oneshot::Sender<()>)> = due;
         for (_, wake) in due {
-            drop(wake.send(()));
+            let _gone: Result<(), ()> = wake.send(());
         }
     }
 
