@@ -443,7 +443,6 @@ pub(crate) struct Prune {
     pub(crate) to: Option<u64>,
 }
 
-/// Reads a number of bytes with an optional unit, as docker's `--memory` does.
 /// Reads a time such as `90`, `90s`, `10m`, `24h` or `30d`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -461,6 +460,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "too long".to_owned())
 }
 
+/// Reads a number of bytes with an optional unit, as docker's `--memory` does.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use nacre_blobstore::{
     BlobStore, ChunkIndex, Chunker, Clock, CrashPoint, Epoch, Lease, PackKind, PackWriter, Record,
-    RecordId, RecordKind, Ref, RefName, SecureError, StoreError, TreeId, WriteStats, WriterOptions,
+    RecordId, RecordKind, Ref, SecureError, StoreError, TreeId, WriteStats, WriterOptions,
     read_epoch, read_ref, secure, sync_index, write_ref,
 };
 use tokio::runtime::Handle;
@@ -108,7 +108,8 @@ impl Ingest {
         platform: &Platform,
         progress: Arc<dyn Progress>,
     ) -> Result<AddedImage, IngestError> {
-        let reference = image_ref(name)?;
+        // Before anything is read: the name may not be allowed.
+        image_ref(name)?;
         let (documents, layers) = match source {
             AddSource::Directory(path) => (
                 self.describe_directory(platform)?,
@@ -136,12 +137,12 @@ impl Ingest {
         )
         .await?;
         let mut added = self
-            .add_once(name, &reference, &documents, &layers, &progress, &lease)
+            .add_once(name, &documents, &layers, &progress, &lease)
             .await;
         // Something that it relied on was collected since it looked: this time it is stored again.
         if matches!(added, Err(IngestError::Secure(SecureError::Gone(_)))) {
             added = self
-                .add_once(name, &reference, &documents, &layers, &progress, &lease)
+                .add_once(name, &documents, &layers, &progress, &lease)
                 .await;
         }
         // A lease that cannot be given back expires by itself.
@@ -154,7 +155,6 @@ impl Ingest {
     async fn add_once(
         &self,
         name: &str,
-        reference: &RefName,
         documents: &Documents,
         layers: &[LayerSource],
         progress: &Arc<dyn Progress>,
@@ -162,7 +162,7 @@ impl Ingest {
     ) -> Result<AddedImage, IngestError> {
         let since = read_epoch(&*self.store).await.map_err(SecureError::Gc)?;
         let (record, payload, stats) = self.store_image(documents, layers, progress).await?;
-        self.publish(name, reference, record, payload, stats, lease, since)
+        self.publish(name, record, payload, stats, lease, since)
             .await
     }
 
@@ -222,7 +222,7 @@ impl Ingest {
                 .collect::<Vec<_>>(),
         );
         let data = self.pack_writer(PackKind::Data);
-        let stored: Vec<StoredLayer> = stream::iter(layers.to_vec().into_iter().enumerate())
+        let stored: Vec<StoredLayer> = stream::iter(layers.iter().cloned().enumerate())
             .map(|(number, layer)| {
                 let sink = Sink {
                     items: data.stream(),
@@ -289,13 +289,13 @@ impl Ingest {
     async fn publish(
         &self,
         name: &str,
-        reference: &RefName,
         record: Record,
         payload: ImagePayload,
         mut stats: WriteStats,
         lease: &Lease,
         since: Epoch,
     ) -> Result<AddedImage, IngestError> {
+        let reference = &image_ref(name)?;
         let before = read_ref(&*self.store, reference).await?;
         let (id, bytes) = record.encode();
         let unchanged = before

@@ -1,5 +1,6 @@
 //! What each root alone keeps alive.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -43,16 +44,8 @@ pub async fn usage(store: &Arc<dyn BlobStore>) -> Result<Usage, GcError> {
             continue;
         };
         let id = target.record;
-        if !reached.contains_key(&id) {
-            let objects = match Record::read(&**store, id).await {
-                Ok(record) => Collected::of_record(id, &record),
-                Err(RecordError::Store(StoreError::NotFound(_))) => BTreeSet::new(),
-                Err(source) => {
-                    let name = name.to_string();
-                    return Err(GcError::Record { name, source });
-                }
-            };
-            reached.insert(id, objects);
+        if let Entry::Vacant(unread) = reached.entry(id) {
+            unread.insert(objects_of(&**store, &name, id).await?);
         }
         named.push((name, id));
     }
@@ -85,4 +78,20 @@ pub async fn usage(store: &Arc<dyn BlobStore>) -> Result<Usage, GcError> {
     Ok(Usage {
         roots: roots.map(of).collect(),
     })
+}
+
+/// Returns what a record keeps.
+async fn objects_of(
+    store: &dyn BlobStore,
+    name: &RefName,
+    id: RecordId,
+) -> Result<BTreeSet<Collected>, GcError> {
+    match Record::read(store, id).await {
+        Ok(record) => Ok(Collected::of_record(id, &record)),
+        Err(RecordError::Store(StoreError::NotFound(_))) => Ok(BTreeSet::new()),
+        Err(source) => Err(GcError::Record {
+            name: name.to_string(),
+            source,
+        }),
+    }
 }

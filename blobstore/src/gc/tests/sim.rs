@@ -50,12 +50,14 @@ impl Rng {
     }
 }
 
+type Task = JoinHandle<Result<(), Failure>>;
+
 struct Sim {
     rng: Rng,
     world: Arc<World>,
     met: Arc<Mutex<Met>>,
-    nodes: Vec<(Writer, Option<JoinHandle<Result<(), Failure>>>)>,
-    collector: Option<JoinHandle<Result<(), Failure>>>,
+    nodes: Vec<(Writer, Option<Task>)>,
+    collector: Option<Task>,
     leases: u64,
     /// Requests fail now and then.
     faults: bool,
@@ -252,7 +254,7 @@ impl Sim {
     }
 
     /// Runs a task to its end, passing all that waits.
-    async fn finish(&mut self, task: JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
+    async fn finish(&mut self, task: Task) -> Result<(), Failure> {
         while !task.is_finished() {
             self.settle().await;
             let waiting = self.world.waiting.lock().unwrap().pop();
