@@ -1,9 +1,13 @@
 //! The command line as its users write it. Verbs, flags and their names are a contract.
 
+mod snapshot;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use snapshot::{Fork, SnapshotCreate, SnapshotTag, SnapshotVerb};
 
 /// Store OCI images once and start them before they are downloaded
 #[derive(Debug, Parser)]
@@ -118,10 +122,15 @@ pub(crate) enum Verb {
     Stop(Stop),
     /// Remove a sandbox that has ended
     Rm(Rm),
+    /// Make, list and remove snapshots of sandboxes
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
+    /// Start sandboxes from the state of one, or from a snapshot or image
+    Fork(Fork),
     /// Add, list and remove images
     #[command(subcommand)]
     Image(ImageVerb),
-    /// Mount an image on a directory
+    /// Mount an image or a snapshot on a directory
     Mount(Mount),
     /// Unmount what `mount` mounted
     Umount(Umount),
@@ -296,7 +305,7 @@ pub(crate) enum RuntimeName {
     Runsc,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Run {
     /// Name of the sandbox [default: a random one]
     #[arg(long)]
@@ -327,7 +336,7 @@ pub(crate) struct Run {
     /// CPU limit, such as 1.5
     #[arg(long, value_name = "CPUS")]
     pub(crate) cpus: Option<f64>,
-    /// Name or id of the image
+    /// Name or id of the image or snapshot
     pub(crate) image: String,
     /// Command instead of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -335,7 +344,7 @@ pub(crate) struct Run {
 }
 
 /// What `run` and `exec` say of a process alike.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Process {
     /// Pass stdin on
     #[arg(short, long)]

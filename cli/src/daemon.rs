@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Daemon;
+use crate::crash::crash_hook;
 use crate::failure::{BUSY, Failure};
 use crate::node::command_line;
 use crate::settings::Settings;
@@ -136,6 +137,7 @@ fn node_options(settings: &Settings) -> Result<NodeOptions, Failure> {
         cache: settings.cache,
         sources,
         clock: Arc::clone(&settings.clock),
+        crash: crash_hook(),
         keeper: Some(keeper),
     })
 }

@@ -83,14 +83,18 @@ impl Failure {
         }
     }
 
+    /// Returns the failure as one line.
+    pub(crate) fn text(&self) -> String {
+        format!("cannot {}: {}", self.what, self.cause.replace('\n', " "))
+    }
+
     /// Tells the user and returns the exit code.
     #[expect(
         clippy::print_stderr,
         reason = "the one place that tells users of failures"
     )]
     pub(crate) fn report(&self) -> u8 {
-        let cause = self.cause.replace('\n', " ");
-        eprintln!("nacre: cannot {}: {cause}", self.what);
+        eprintln!("nacre: {}", self.text());
         if let Some(hint) = &self.hint {
             eprintln!("hint: {hint}");
         }
@@ -98,7 +102,7 @@ impl Failure {
     }
 }
 
-type Class = (u8, Option<&'static str>);
+pub(crate) type Class = (u8, Option<&'static str>);
 
 /// Errors that know their exit code, and a hint where there is something to do.
 pub(crate) trait Classed: std::error::Error {

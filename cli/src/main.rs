@@ -2,6 +2,7 @@
 
 mod args;
 mod cache;
+mod crash;
 mod daemon;
 mod failure;
 mod image;
@@ -13,6 +14,7 @@ mod output;
 mod progress;
 mod sandbox;
 mod settings;
+mod snapshot;
 mod store;
 mod trace;
 
@@ -71,6 +73,8 @@ async fn run(arguments: Arguments) -> Result<u8, Failure> {
             Verb::Ps(ps) => done(sandbox::ps::ps(&settings, &ps)),
             Verb::Stop(stop) => done(sandbox::stop::stop(&settings, &stop).await),
             Verb::Rm(rm) => done(sandbox::rm::rm(&settings, &rm).await),
+            Verb::Snapshot(verb) => done(snapshot::snapshot(&settings, verb).await),
+            Verb::Fork(fork) => sandbox::fork::fork(&settings, fork).await,
             Verb::Image(image) => done(image::image(&settings, image).await),
             Verb::Mount(mount) => done(mount::mount(&settings, &mount).await),
             Verb::Umount(umount) => done(mount::umount(&settings, &umount)),

@@ -1,6 +1,7 @@
 //! Sandboxes: the verbs that run commands in images.
 
 pub(crate) mod exec;
+pub(crate) mod fork;
 pub(crate) mod ps;
 pub(crate) mod rm;
 pub(crate) mod run;
@@ -25,7 +26,7 @@ impl Classed for LaunchError {
     }
 }
 
-fn launcher(settings: &Settings) -> Result<Launcher, Failure> {
+pub(crate) fn launcher(settings: &Settings) -> Result<Launcher, Failure> {
     let root = settings.root.display().to_string();
     Launcher::open(&settings.root, Arc::clone(&settings.clock)).map_err(Failure::of("open", &root))
 }

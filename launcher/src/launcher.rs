@@ -43,6 +43,8 @@ pub struct SandboxInfo {
     pub name: String,
     /// The name of its image, as given when it was created.
     pub image: String,
+    /// The id of what its root file system was opened from, as given when it was created.
+    pub started_from: String,
     /// Whether it runs.
     pub status: Status,
     /// The host's id of its first process, while it runs.
@@ -57,6 +59,8 @@ pub struct SandboxInfo {
     pub lower: Lower,
     /// The overlay upper directory: what it wrote.
     pub upper: PathBuf,
+    /// A file in which whoever makes snapshots of `upper` may keep what is learned of it.
+    pub snapshot_state: PathBuf,
     /// Where its root file system is mounted on the host.
     pub rootfs: PathBuf,
 }
@@ -127,7 +131,9 @@ impl Launcher {
             status,
             pid,
             upper: sandbox.dir.join("upper"),
+            snapshot_state: sandbox.dir.join("snapshot.state"),
             rootfs: sandbox.rootfs(),
+            started_from: sandbox.record.started_from,
             name: sandbox.name,
             image: sandbox.record.image,
             created_ms: sandbox.record.created_ms,

@@ -6,6 +6,7 @@
 //! upper/ work/        the overlay's         rootfs/  where it is mounted
 //! runtime/            the runtime's state   init.json, exit.json   the process
 //! stdout.log stderr.log                     output of a detached sandbox
+//! snapshot.state                            a cache of whoever makes snapshots of it
 //! ```
 //! A sandbox appears by one rename and disappears by one, so a crash never leaves part of one under
 //! its name. After a power loss a sandbox made just before may be missing as a whole. What a dead
@@ -45,6 +46,8 @@ pub(crate) struct Record {
     pub(crate) version: u32,
     pub(crate) container_id: String,
     pub(crate) image: String,
+    #[serde(default)]
+    pub(crate) started_from: String,
     pub(crate) created_ms: u64,
     pub(crate) runtime: RuntimeKind,
     pub(crate) network: Network,

@@ -75,6 +75,9 @@ pub struct SandboxSpec {
     pub name: Option<String>,
     /// The name of its image, for [`SandboxInfo`](crate::SandboxInfo) only.
     pub image: String,
+    /// The id of what the root file system was opened from, for [`SandboxInfo`](crate::SandboxInfo)
+    /// only.
+    pub started_from: String,
     /// The root file system: layers that stay mounted, and whose names nobody changes, while the
     /// sandbox exists.
     pub lower: Lower,

@@ -8,12 +8,15 @@
 mod api;
 mod cache;
 mod client;
+mod mountable;
 mod node;
 mod open;
 mod server;
+mod snapshot;
 
 pub use api::{
-    CacheCheck, CachePrune, CacheStats, FinishedTrace, MountMode, NodeInfo, OpenedImage, TierCount,
+    CacheCheck, CachePrune, CacheStats, CreateSnapshot, CreatedSnapshot, FinishedTrace, MountMode,
+    NodeInfo, OpenedImage, TierCount,
 };
 pub use client::{Client, ClientError};
 pub use node::{KERNEL_MODE_REASON, Node, NodeError, NodeOptions};

@@ -22,6 +22,8 @@ use nacre_blobstore::{Attributes, Device};
 
 pub use compression::{Compression, Decompressor};
 pub use directory::DirectoryReader;
+pub(crate) use directory::{Inode, InodeId};
+pub(crate) use error::Fault;
 pub use error::{LayerError, LayerPosition};
 pub use limits::LayerLimits;
 pub use path::LayerPath;

@@ -6,13 +6,19 @@ mod ingest;
 pub mod layer;
 mod merge;
 pub mod oci;
+mod snapshot;
 mod trace;
 
 pub use daemon::{
-    CacheCheck, CachePrune, CacheStats, Client, ClientError, FinishedTrace, KERNEL_MODE_REASON,
-    MountMode, Node, NodeError, NodeInfo, NodeOptions, OpenedImage, ServeError, TierCount, serve,
+    CacheCheck, CachePrune, CacheStats, Client, ClientError, CreateSnapshot, CreatedSnapshot,
+    FinishedTrace, KERNEL_MODE_REASON, MountMode, Node, NodeError, NodeInfo, NodeOptions,
+    OpenedImage, ServeError, TierCount, serve,
 };
 pub use image::{IMAGES_NAMESPACE, Image, ImageError, ImageLayer, ImagePayload, image_ref};
 pub use ingest::{AddSource, AddedImage, Ingest, IngestError, NoProgress, Progress};
 pub use merge::MergeError;
+pub use snapshot::{
+    SNAPSHOT_KEYS_NAMESPACE, SNAPSHOTS_NAMESPACE, Snapshot, SnapshotError, SnapshotKind,
+    SnapshotPayload, snapshot_ref,
+};
 pub use trace::{OptimizeError, content_paths, import_trace, optimize_image};

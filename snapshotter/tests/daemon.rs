@@ -57,6 +57,7 @@ fn start(store: &Arc<dyn BlobStore>, root: &Path) -> Arc<Node> {
         cache: nacre_fs::NodeCacheOptions::default(),
         sources: Vec::new(),
         clock: Arc::new(SystemClock::new()),
+        crash: nacre_blobstore::CrashHook::default(),
         keeper: None,
     };
     Arc::new(Node::start(options, Handle::current()).unwrap())

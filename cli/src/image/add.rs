@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nacre_blobstore::{
-    BlobStore, CHUNK_BYTES_AVERAGE, ChunkIndex, Clock, CrashHook, CrashPoint, FRAME_BYTES_TARGET,
-    WriterOptions, check_store,
+    BlobStore, CHUNK_BYTES_AVERAGE, ChunkIndex, Clock, FRAME_BYTES_TARGET, WriterOptions,
+    check_store,
 };
 use nacre_snapshotter::layer::LayerLimits;
 use nacre_snapshotter::oci::{self, CredentialStore, Platform, RegistryOptions, Source};
@@ -13,6 +13,7 @@ use nacre_snapshotter::{AddSource, Ingest};
 use serde::Serialize;
 
 use crate::args::ImageAdd;
+use crate::crash::crash_hook;
 use crate::failure::{Failure, USAGE};
 use crate::output::{self, human_bytes};
 use crate::progress;
@@ -150,25 +151,4 @@ fn host_name() -> String {
         .nodename()
         .to_string_lossy()
         .into_owned()
-}
-
-/// Dies at the point, or its n-th passing, that `NACRE_CRASH_AT=POINT[:N]` names: a test's aid.
-pub(crate) fn crash_hook() -> CrashHook {
-    let Some(at) = std::env::var_os("NACRE_CRASH_AT").and_then(|at| at.into_string().ok()) else {
-        return CrashHook::default();
-    };
-    let (name, count) = at.split_once(':').unwrap_or((&at, "1"));
-    let left = std::sync::atomic::AtomicU64::new(count.parse().unwrap_or(1));
-    let point = CrashPoint::ALL
-        .into_iter()
-        .chain(CrashPoint::COLLECTION)
-        .find(|point| point.name() == name);
-    CrashHook::new(move |reached| {
-        use std::sync::atomic::Ordering;
-        if Some(reached) == point && left.fetch_sub(1, Ordering::SeqCst) == 1 {
-            let me = rustix::process::getpid();
-            // Nothing is left to do when even that fails.
-            rustix::process::kill_process(me, rustix::process::Signal::KILL).unwrap_or(());
-        }
-    })
 }

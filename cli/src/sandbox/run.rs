@@ -56,7 +56,7 @@ pub(crate) async fn run(settings: &Settings, arguments: Run) -> Result<u8, Failu
     Ok(outcome.exit_code)
 }
 
-fn spec(arguments: Run, opened: OpenedImage) -> Result<SandboxSpec, Failure> {
+pub(super) fn spec(arguments: Run, opened: OpenedImage) -> Result<SandboxSpec, Failure> {
     let config = ImageConfig::parse(opened.config.as_bytes())
         .map_err(Failure::of("read config of", &arguments.image))?;
     let process = arguments.process;
@@ -64,6 +64,7 @@ fn spec(arguments: Run, opened: OpenedImage) -> Result<SandboxSpec, Failure> {
     Ok(SandboxSpec {
         name: arguments.name,
         image: arguments.image,
+        started_from: opened.image,
         lower: opened.lower,
         defaults: ImageDefaults {
             entrypoint: config.entrypoint,

@@ -72,6 +72,7 @@ fn create_named(
         version: Record::VERSION,
         container_id,
         image: spec.image.clone(),
+        started_from: spec.started_from.clone(),
         created_ms,
         runtime: spec.runtime,
         network: spec.network,

@@ -68,6 +68,7 @@ impl Scene {
         SandboxSpec {
             name: None,
             image: "test".to_owned(),
+            started_from: String::new(),
             lower: nacre_fs::mount::Lower::directory(self.lower()),
             defaults: ImageDefaults::default(),
             overrides: ProcessOverrides {

@@ -1,5 +1,6 @@
 //! What is said over the control API.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use nacre_fs::mount::Lower;
@@ -180,4 +181,66 @@ pub(super) struct FinishTraceRequest {
 pub struct FinishedTrace {
     /// Whether the start read anything that the trace did not have.
     pub news: bool,
+}
+
+/// `POST /v1/snapshots/create`: make a snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateSnapshot {
+    /// The sandbox, for people.
+    pub sandbox: String,
+    /// Its upper directory.
+    pub upper: PathBuf,
+    /// The file in which what was learned of it is kept for the next snapshot.
+    pub state: PathBuf,
+    /// The id of the record that it was started from.
+    pub started_from: String,
+    /// The cgroup of its processes, if any live.
+    pub cgroup: Option<String>,
+    /// The directory to make a snapshot of: `/` for all.
+    pub path: String,
+    /// The name of the snapshot.
+    pub name: Option<String>,
+    /// After how many milliseconds it may be collected; never without.
+    pub ttl_ms: Option<u64>,
+    /// The result of the first creation with this key is that of all.
+    pub key: Option<String>,
+    /// Patterns of changed paths to leave out.
+    pub excludes: Vec<String>,
+    /// Labels of the snapshot.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A snapshot that was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreatedSnapshot {
+    /// The id of its record.
+    pub snapshot: String,
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Its root tree.
+    pub tree: String,
+    /// The snapshot, or image, that it was made after.
+    pub parent: String,
+    /// The image at the start of the line.
+    pub base: String,
+    /// Whether its tree is that of its parent.
+    pub unchanged: bool,
+    /// Names that the sandbox's start did not have.
+    pub added: u64,
+    /// Names that stand for something else, or have other attributes.
+    pub modified: u64,
+    /// Names that are gone.
+    pub removed: u64,
+    /// Bytes of files among those.
+    pub bytes_changed: u64,
+    /// Bytes written to the store.
+    pub bytes_uploaded: u64,
+    /// How long the sandbox stood still.
+    pub frozen_ms: f64,
+    /// How long it took.
+    pub total_ms: f64,
+    /// Where it is safe: always `durable`, it is in the store before this is answered.
+    pub durability: String,
+    /// Paths that were left out because they cannot be kept: sockets.
+    pub skipped: Vec<String>,
 }

@@ -12,12 +12,15 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::api::{
-    CacheCheck, CachePrune, CacheStats, FinishTraceRequest, FinishedTrace, MountMode, NodeInfo,
-    OpenRequest, OpenedImage, PruneRequest, Refusal, VerifyRequest,
+    CacheCheck, CachePrune, CacheStats, CreateSnapshot, CreatedSnapshot, FinishTraceRequest,
+    FinishedTrace, MountMode, NodeInfo, OpenRequest, OpenedImage, PruneRequest, Refusal,
+    VerifyRequest,
 };
 
 /// How long an answer may take; opening an image reads from the store.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a snapshot may take, which uploads all that was written.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 /// Longest answer: a config of 8 MiB, escaped as JSON.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -118,6 +121,23 @@ impl Client {
         self.call(Method::POST, "/v1/images/open", &request).await
     }
 
+    /// Makes a snapshot of what was written to an upper directory.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn create_snapshot(
+        &self,
+        request: &CreateSnapshot,
+    ) -> Result<CreatedSnapshot, ClientError> {
+        let call = self.call_within(
+            SNAPSHOT_DEADLINE,
+            Method::POST,
+            "/v1/snapshots/create",
+            request,
+        );
+        call.await
+    }
+
     /// Ends the recording of a start of `tree` and stores it.
     ///
     /// # Errors
@@ -135,7 +155,17 @@ impl Client {
         path: &str,
         body: &(impl Serialize + Sync),
     ) -> Result<T, ClientError> {
-        let answer = tokio::time::timeout(ANSWER_DEADLINE, self.exchange(method, path, body));
+        self.call_within(ANSWER_DEADLINE, method, path, body).await
+    }
+
+    async fn call_within<T: DeserializeOwned>(
+        &self,
+        deadline: Duration,
+        method: Method,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<T, ClientError> {
+        let answer = tokio::time::timeout(deadline, self.exchange(method, path, body));
         let (ok, bytes) = answer.await.map_err(|_| ClientError::TimedOut)??;
         if ok {
             return serde_json::from_slice(&bytes).map_err(broken);

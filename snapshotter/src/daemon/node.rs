@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nacre_blobstore::{
-    BlobStore, CatalogError, ChunkIndex, ChunkSource, Clock, IndexError, Origin, PackLoader,
-    Reader, ReaderOptions, TraceError,
+    BlobStore, CatalogError, ChunkIndex, ChunkSource, Clock, CrashHook, IndexError, Origin,
+    PackLoader, Reader, ReaderOptions, TraceError,
 };
 use nacre_fs::erofs::ErofsError;
 use nacre_fs::{
@@ -21,6 +21,7 @@ use super::api::{FinishedTrace, MountMode, NodeInfo};
 use super::cache::recheck;
 use super::open::Opening;
 use crate::image::ImageError;
+use crate::snapshot::{SnapshotError, thaw_noted};
 use crate::trace::Traces;
 
 /// Between two looks for metadata mounts that nothing uses any more.
@@ -32,6 +33,9 @@ pub const KERNEL_MODE_REASON: &str = "the kernel serves names, attributes and ca
 /// How long a node that is handed over waits for fetches (until it has ended all readers wait), and
 /// one that is stopped for the kernel.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Where sandboxes are noted while they are frozen, below the root.
+pub(super) const FROZEN_FOLDER: &str = "frozen";
 
 /// How to set up a node.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ pub struct NodeOptions {
     pub sources: Vec<Arc<dyn ChunkSource>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// What tests do at each point of the making of a snapshot.
+    pub crash: CrashHook,
     /// What keeps the mount when this process ends; without it the mount ends too.
     pub keeper: Option<KeeperOptions>,
 }
@@ -95,6 +101,9 @@ pub enum NodeError {
     /// A recorded start cannot be stored.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// A snapshot is not made.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// A task of the daemon ended early.
     #[error("a task of the daemon ended early")]
     Stopped,
@@ -127,6 +136,7 @@ impl Node {
         let mount_point = options.root.join("content");
         make_private(&options.root)?;
         make_private(&mount_point)?;
+        thaw_noted(&options.root.join(FROZEN_FOLDER));
         let index = Arc::new(ChunkIndex::open(&options.index)?);
         let mut sources = options.sources.clone();
         sources.push(Arc::new(Origin::new(Arc::clone(&options.store))));

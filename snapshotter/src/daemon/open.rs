@@ -11,8 +11,8 @@ use nacre_fs::{MetadataMountError, MetadataMounts};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use super::api::{MountMode, OpenedImage};
+use super::mountable::Mountable;
 use super::node::{Node, NodeError};
-use crate::image::Image;
 
 /// Images whose record is kept in memory; it is immutable, and its name is looked up each time.
 const RECORDS_MAX: usize = 256;
@@ -25,7 +25,7 @@ const OPEN_LOCKS: usize = 64;
 pub(super) struct Opening {
     /// The mounts of metadata, or why trees are served by FUSE.
     pub(super) metadata: Result<Arc<MetadataMounts>, String>,
-    images: Mutex<HashMap<RecordId, Arc<OnceCell<Arc<Image>>>>>,
+    images: Mutex<HashMap<RecordId, Arc<OnceCell<Arc<Mountable>>>>>,
     locks: [AsyncMutex<()>; OPEN_LOCKS],
 }
 
@@ -94,16 +94,16 @@ impl Node {
         Ok(OpenedImage {
             image: image.id.to_string(),
             tree: tree.to_string(),
-            config: image.payload.config.clone(),
+            config: image.config.clone(),
             mode,
             view: below("trees"),
             lower,
         })
     }
 
-    /// Finds an image; its record is read once, however many want it at the same time.
-    async fn find_image(&self, name: &str) -> Result<Arc<Image>, NodeError> {
-        let id = Image::locate(&*self.options.store, name).await?;
+    /// Finds an image or a snapshot by its name or id; its record is read once, however many want it at the same time.
+    pub(super) async fn find_image(&self, name: &str) -> Result<Arc<Mountable>, NodeError> {
+        let id = Mountable::locate(&*self.options.store, name).await?;
         let image = {
             let images = self.opening.images.lock();
             let mut images = images.unwrap_or_else(PoisonError::into_inner);
@@ -113,7 +113,7 @@ impl Node {
             Arc::clone(images.entry(id).or_default())
         };
         let find = async || {
-            let found = Image::find(&*self.options.store, &id.to_string()).await?;
+            let found = Mountable::read(&*self.options.store, name, id).await?;
             Ok::<_, NodeError>(Arc::new(found))
         };
         image.get_or_try_init(find).await.cloned()
@@ -124,7 +124,7 @@ impl Node {
     async fn mount_stored(
         &self,
         mounts: &Arc<MetadataMounts>,
-        image: &Image,
+        image: &Mountable,
         tree: TreeId,
     ) -> Result<Option<PathBuf>, NodeError> {
         let here = off_reactor(mounts, move |mounts| mounts.mounted(tree)).await?;

@@ -9,12 +9,15 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use nacre_blobstore::{CatalogError, RecordError, RefError, StoreError};
+use nacre_blobstore::{CatalogError, ReadError, RecordError, RefError, StoreError};
 use tokio::net::UnixListener;
 
-use super::api::{FinishTraceRequest, OpenRequest, PruneRequest, Refusal, VerifyRequest};
+use super::api::{
+    CreateSnapshot, FinishTraceRequest, OpenRequest, PruneRequest, Refusal, VerifyRequest,
+};
 use super::node::{Node, NodeError};
 use crate::image::ImageError;
+use crate::snapshot::SnapshotError;
 
 /// Why the control API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,7 @@ pub async fn serve(
         .route("/v1/cache/verify", post(verify_cache))
         .route("/v1/cache/prune", post(prune_cache))
         .route("/v1/images/open", post(open_image))
+        .route("/v1/snapshots/create", post(create_snapshot))
         .route("/v1/traces/finish", post(finish_trace))
         .route("/v1/daemon/handover", post(hand_over))
         .with_state(node);
@@ -85,6 +89,16 @@ async fn prune_cache(State(node): State<Arc<Node>>, Json(request): Json<PruneReq
 
 async fn open_image(State(node): State<Arc<Node>>, Json(request): Json<OpenRequest>) -> Response {
     answer(node.open_image(&request.image, request.mode).await)
+}
+
+async fn create_snapshot(
+    State(node): State<Arc<Node>>,
+    Json(request): Json<CreateSnapshot>,
+) -> Response {
+    // Not cut short when the command goes away: what is frozen is thawed in any case, but a
+    // snapshot that is half made is lost work.
+    let created = tokio::spawn(async move { node.create_snapshot(request).await });
+    answer(created.await.unwrap_or(Err(NodeError::Stopped)))
 }
 
 async fn finish_trace(
@@ -132,6 +146,24 @@ fn class(error: &NodeError) -> (StatusCode, u8) {
         | NodeError::Catalog(CatalogError::Store(source)) => of_store(source),
         NodeError::Image(ImageError::Ref(_) | ImageError::Record { .. })
         | NodeError::Catalog(CatalogError::Corrupt { .. }) => CORRUPT,
+        NodeError::Snapshot(error) => class_of_snapshot(error),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, 1),
+    }
+}
+
+fn class_of_snapshot(error: &SnapshotError) -> (StatusCode, u8) {
+    match error {
+        SnapshotError::NotFound(_) | SnapshotError::NotDirectory(_) => (StatusCode::NOT_FOUND, 10),
+        SnapshotError::Invalid(_) | SnapshotError::Name(_) => (StatusCode::BAD_REQUEST, 2),
+        SnapshotError::Changed(_)
+        | SnapshotError::Freeze { .. }
+        | SnapshotError::Ref(RefError::Store {
+            source: StoreError::Exists(_) | StoreError::Conflict(_),
+            ..
+        }) => (StatusCode::CONFLICT, 11),
+        SnapshotError::Missing(_) | SnapshotError::Read(ReadError::Corrupt { .. }) => CORRUPT,
+        SnapshotError::Store(StoreError::TimedOut { .. }) => (StatusCode::GATEWAY_TIMEOUT, 124),
+        SnapshotError::Store(_) => (StatusCode::BAD_GATEWAY, 1),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, 1),
     }
 }

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use self::inode::Inode;
+pub(crate) use self::inode::Inode;
 use super::error::{Fault, LayerError, LayerPosition};
 use super::{EntryKind, EntrySource, LayerEntry, LayerLimits, LayerPath};
 
@@ -42,7 +42,7 @@ pub struct DirectoryReader {
 }
 
 /// Names an inode on this machine: major and minor of its file system, and its number.
-type InodeId = (u32, u32, u64);
+pub(crate) type InodeId = (u32, u32, u64);
 
 /// A directory that is being walked.
 #[derive(Debug)]

@@ -73,7 +73,7 @@ pub enum LayerError {
 
 /// A [`LayerError`] before its position is known.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     #[error("read")]
     Io(#[source] io::Error),
     #[error("{0}")]
@@ -87,12 +87,12 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const fn malformed(reason: &'static str) -> Self {
+    pub(crate) const fn malformed(reason: &'static str) -> Self {
         Self::Malformed(Cow::Borrowed(reason))
     }
 
     /// Fails when `value` is above `max`.
-    pub(super) const fn check_limit(value: u64, max: u64, what: &'static str) -> Result<(), Self> {
+    pub(crate) const fn check_limit(value: u64, max: u64, what: &'static str) -> Result<(), Self> {
         if value <= max {
             Ok(())
         } else {
@@ -101,7 +101,7 @@ impl Fault {
     }
 
     /// Says where the fault lies.
-    pub(super) fn at(self, at: LayerPosition) -> LayerError {
+    pub(crate) fn at(self, at: LayerPosition) -> LayerError {
         match self {
             Self::Io(source) => LayerError::Io { at, source },
             Self::Malformed(reason) => LayerError::Malformed { at, reason },

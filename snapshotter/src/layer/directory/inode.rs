@@ -11,15 +11,22 @@ use rustix::io::Errno;
 use super::InodeId;
 use crate::layer::error::Fault;
 
+/// Tells versions of a file's bytes apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) size_bytes: u64,
+    mtime: Timestamp,
+}
+
 /// A file and what was known of it when it was opened.
-pub(super) struct Inode {
-    pub(super) handle: OwnedFd,
+pub(crate) struct Inode {
+    pub(crate) handle: OwnedFd,
     stat: Statx,
 }
 
 impl Inode {
     /// Opens the entry called `name`, whatever it is.
-    pub(super) fn open(directory: &OwnedFd, name: &CStr) -> Result<Self, Fault> {
+    pub(crate) fn open(directory: &OwnedFd, name: &CStr) -> Result<Self, Fault> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(directory, name, flags, Mode::empty()) {
             // Its name was there a moment ago.
@@ -28,16 +35,16 @@ impl Inode {
         }
     }
 
-    pub(super) fn new(handle: OwnedFd) -> Result<Self, Fault> {
+    pub(crate) fn new(handle: OwnedFd) -> Result<Self, Fault> {
         let stat = stat(&handle)?;
         Ok(Self { handle, stat })
     }
 
-    pub(super) fn file_type(&self) -> FileType {
+    pub(crate) fn file_type(&self) -> FileType {
         FileType::from_raw_mode(self.stat.stx_mode.into())
     }
 
-    pub(super) const fn id(&self) -> InodeId {
+    pub(crate) const fn id(&self) -> InodeId {
         (
             self.stat.stx_dev_major,
             self.stat.stx_dev_minor,
@@ -45,22 +52,30 @@ impl Inode {
         )
     }
 
-    pub(super) const fn link_count(&self) -> u32 {
+    pub(crate) const fn link_count(&self) -> u32 {
         self.stat.stx_nlink
     }
 
-    pub(super) const fn size_bytes(&self) -> u64 {
+    pub(crate) const fn size_bytes(&self) -> u64 {
         self.stat.stx_size
     }
 
-    pub(super) const fn device(&self) -> Device {
+    /// Returns the time of the last change of the inode, by the kernel's clock alone.
+    pub(crate) const fn ctime(&self) -> Timestamp {
+        Timestamp {
+            seconds: self.stat.stx_ctime.tv_sec,
+            nanoseconds: self.stat.stx_ctime.tv_nsec,
+        }
+    }
+
+    pub(crate) const fn device(&self) -> Device {
         Device {
             major: self.stat.stx_rdev_major,
             minor: self.stat.stx_rdev_minor,
         }
     }
 
-    pub(super) fn attributes(&self) -> Result<Attributes, Fault> {
+    pub(crate) fn attributes(&self) -> Result<Attributes, Fault> {
         Ok(Attributes {
             mode: self.stat.stx_mode & 0o7777,
             uid: self.stat.stx_uid,
@@ -70,13 +85,13 @@ impl Inode {
         })
     }
 
-    pub(super) fn symlink_target(&self) -> Result<Box<[u8]>, Fault> {
+    pub(crate) fn symlink_target(&self) -> Result<Box<[u8]>, Fault> {
         let target = rustix::fs::readlinkat(&self.handle, c"", Vec::new())?;
         Ok(target.into_bytes().into())
     }
 
     /// Opens the names of a directory, `.` and `..` among them.
-    pub(super) fn list(&self) -> Result<Dir, Fault> {
+    pub(crate) fn list(&self) -> Result<Dir, Fault> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Dir::new(rustix::fs::openat(
             &self.handle,
@@ -87,13 +102,22 @@ impl Inode {
     }
 
     /// Opens the bytes of a regular file.
-    pub(super) fn open_data(&self) -> Result<File, Fault> {
+    pub(crate) fn open_data(&self) -> Result<File, Fault> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         Ok(rustix::fs::open(self.magic_link(), flags, Mode::empty())?.into())
     }
 
+    /// Asks for what tells versions of the file apart, as it is now.
+    pub(crate) fn now(&self) -> Result<Version, Fault> {
+        let stat = stat(&self.handle)?;
+        Ok(Version {
+            size_bytes: stat.stx_size,
+            mtime: mtime(&stat),
+        })
+    }
+
     /// Fails when the file's size or time of modification is another than when it was opened.
-    pub(super) fn check_unchanged(&self) -> Result<(), Fault> {
+    pub(crate) fn check_unchanged(&self) -> Result<(), Fault> {
         let now = stat(&self.handle)?;
         let same = now.stx_size == self.stat.stx_size && mtime(&now) == mtime(&self.stat);
         if same { Ok(()) } else { Err(Fault::Changed) }

@@ -1,0 +1,118 @@
+//! The command line of snapshots and forks.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::Run;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotVerb {
+    /// Make a snapshot of what a sandbox wrote
+    Create(SnapshotCreate),
+    /// List snapshots
+    Ls,
+    /// Show a snapshot
+    Inspect(SnapshotNamed),
+    /// Remove a snapshot's name, or by its id all its names
+    Rm(SnapshotNamed),
+    /// Give a snapshot a name, taking it from whatever has it
+    Tag(SnapshotTag),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotCreate {
+    /// Name of the sandbox, running or not
+    pub(crate) sandbox: String,
+    /// Directory to make a snapshot of, instead of the whole file system
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) path: String,
+    /// Name of the snapshot [default: its id]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How long to keep it, such as 12h or 30d, or never to drop it
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_ttl)]
+    pub(crate) ttl: Ttl,
+    /// How safe it must be before the command ends; it always is durable
+    #[arg(long, value_enum, default_value_t = Durability::Durable)]
+    pub(crate) wait: Durability,
+    /// Return what the first command with this key made
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+    /// Leave out changes to what matches, such as *.log or /tmp/**; repeat for several
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// Note a label; repeat for several
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotNamed {
+    /// Name or id of the snapshot
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotTag {
+    /// Name or id of the snapshot
+    pub(crate) name: String,
+    /// The name to give
+    pub(crate) tag: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fork {
+    /// Sandboxes to start
+    #[arg(short = 'n', long = "count", default_value_t = 1)]
+    pub(crate) count: u32,
+    /// As for `run`; the image may be a sandbox, too, and --name is what the names begin with.
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+/// Where a snapshot is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Durability {
+    /// On this node
+    Local,
+    /// In the region
+    Region,
+    /// In the object store
+    Durable,
+}
+
+/// How long a snapshot is kept; `None` is for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ttl(pub(crate) Option<u64>);
+
+fn parse_ttl(text: &str) -> Result<Ttl, String> {
+    if text == "never" {
+        return Ok(Ttl(None));
+    }
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms: u64 = match &text[digits.len()..] {
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        unit => return Err(format!("{unit:?} is none of s, m, h, d")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a number".to_owned())?;
+    let ttl = number.checked_mul(unit_ms);
+    ttl.map(|ms| Ttl(Some(ms)))
+        .ok_or_else(|| "too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(parse_ttl("never"), Ok(Ttl(None)));
+        assert_eq!(parse_ttl("90s"), Ok(Ttl(Some(90_000))));
+        assert_eq!(parse_ttl("30d"), Ok(Ttl(Some(2_592_000_000))));
+        for bad in ["", "1", "d", "-1d", "1w", "999999999999999999d"] {
+            assert!(parse_ttl(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! `nacre snapshot`: what sandboxes wrote.
+
+pub(crate) mod create;
+mod inspect;
+mod ls;
+mod rm;
+mod tag;
+
+use nacre_snapshotter::SnapshotError;
+
+use crate::args::SnapshotVerb;
+use crate::failure::{BUSY, CORRUPT, Class, Classed, FAILED, Failure, NOT_FOUND, USAGE};
+use crate::settings::Settings;
+
+pub(crate) async fn snapshot(settings: &Settings, verb: SnapshotVerb) -> Result<(), Failure> {
+    match verb {
+        SnapshotVerb::Create(arguments) => create::create(settings, arguments).await,
+        SnapshotVerb::Ls => ls::ls(settings).await,
+        SnapshotVerb::Inspect(named) => inspect::inspect(settings, &named.name).await,
+        SnapshotVerb::Rm(named) => rm::rm(settings, &named.name).await,
+        SnapshotVerb::Tag(arguments) => tag::tag(settings, &arguments).await,
+    }
+}
+
+impl Classed for SnapshotError {
+    fn class(&self) -> Class {
+        match self {
+            Self::NotFound(_) => (NOT_FOUND, Some("`nacre snapshot ls` lists the snapshots")),
+            Self::NotDirectory(_) => (NOT_FOUND, None),
+            Self::Invalid(_) | Self::Name(_) => (USAGE, None),
+            Self::Changed(_) | Self::Freeze { .. } => (BUSY, Some("run the command again")),
+            Self::Missing(_) => (CORRUPT, None),
+            Self::Ref(error) => error.class(),
+            Self::Record(error) => error.class(),
+            Self::Store(error) => error.class(),
+            _ => (FAILED, None),
+        }
+    }
+}

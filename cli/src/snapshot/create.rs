@@ -1,0 +1,105 @@
+//! `nacre snapshot create`: a snapshot of a sandbox.
+
+use std::collections::BTreeMap;
+
+use nacre_launcher::{Launcher, Status};
+use nacre_snapshotter::{ClientError, CreateSnapshot, CreatedSnapshot};
+
+use crate::args::SnapshotCreate;
+use crate::failure::{Failure, USAGE};
+use crate::node;
+use crate::output::{self, human_bytes};
+use crate::sandbox::launcher;
+use crate::settings::Settings;
+
+pub(super) async fn create(settings: &Settings, arguments: SnapshotCreate) -> Result<(), Failure> {
+    let sandbox = arguments.sandbox.clone();
+    let label = |text: &String| {
+        let pair = text
+            .split_once('=')
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        pair.ok_or_else(|| Failure::new("use label", text, &"it is not KEY=VALUE").with_code(USAGE))
+    };
+    let labels = arguments
+        .label
+        .iter()
+        .map(label)
+        .collect::<Result<_, _>>()?;
+    let request = |mut request: CreateSnapshot| {
+        request.path = normal(&arguments.path);
+        request.name = arguments.name;
+        request.ttl_ms = arguments.ttl.0;
+        request.key = arguments.key;
+        request.excludes = arguments.exclude;
+        request.labels = labels;
+        request
+    };
+    let request = request(request_of(&launcher(settings)?, &sandbox)?);
+    let created = send(settings, &request).await?;
+    if settings.json {
+        return output::json(&created);
+    }
+    for path in &created.skipped {
+        output::note(&format!("left out {path}: a socket cannot be kept"));
+    }
+    output::note(&format!(
+        "{} added, {} modified, {} removed; {} stored in {:.0} ms",
+        created.added,
+        created.modified,
+        created.removed,
+        human_bytes(created.bytes_uploaded),
+        created.total_ms,
+    ));
+    output::line(created.name.as_ref().unwrap_or(&created.snapshot))
+}
+
+/// Returns the request for a snapshot of all that a sandbox wrote, to be collected in a day.
+pub(crate) fn request_of(launcher: &Launcher, sandbox: &str) -> Result<CreateSnapshot, Failure> {
+    let info = launcher
+        .inspect(sandbox)
+        .map_err(Failure::of("make a snapshot of", sandbox))?;
+    if info.started_from.is_empty() {
+        let cause = "an earlier version of nacre made it";
+        return Err(Failure::new("make a snapshot of", sandbox, &cause));
+    }
+    Ok(CreateSnapshot {
+        sandbox: info.name,
+        upper: info.upper,
+        state: info.snapshot_state,
+        started_from: info.started_from,
+        cgroup: (info.status == Status::Running).then_some(info.cgroup),
+        path: "/".to_owned(),
+        name: None,
+        ttl_ms: Some(DAY_MS),
+        key: None,
+        excludes: Vec::new(),
+        labels: BTreeMap::new(),
+    })
+}
+
+/// A day, in milliseconds.
+const DAY_MS: u64 = 86_400_000;
+
+/// Asks the daemon for a snapshot. One that is killed meanwhile is replaced, which thaws what it
+/// left frozen; the snapshot may then have been made or not.
+pub(crate) async fn send(
+    settings: &Settings,
+    request: &CreateSnapshot,
+) -> Result<CreatedSnapshot, Failure> {
+    let client = node::client(settings).await?;
+    let fail = Failure::of("make a snapshot of", &request.sandbox);
+    match client.create_snapshot(request).await {
+        Err(error @ (ClientError::NotRunning(_) | ClientError::Connection(_))) => {
+            node::client(settings).await?;
+            Err(fail(error).with_hint("run the command again, with --key if one must be enough"))
+        }
+        created => created.map_err(fail),
+    }
+}
+
+/// Takes doubled and trailing slashes away.
+fn normal(path: &str) -> String {
+    let names: Vec<_> = path.split('/').filter(|name| !name.is_empty()).collect();
+    let root = if path.starts_with('/') { "/" } else { "" };
+    format!("{root}{}", names.join("/"))
+}

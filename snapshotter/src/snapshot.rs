@@ -1,0 +1,207 @@
+//! Snapshots: what sandboxes wrote, stored as the difference from what they were started from.
+//!
+//! ```text
+//! upper directory --walk, frozen--> contents --chunk, hash--> data packs
+//!                                   directories --over the base's trees--> tree packs
+//! ```
+//! A snapshot is a record with a whole, merged tree; what that shares with its base is the base's.
+//! Order of writes: data packs, tree packs, the record, the ref of its key, the ref of its name. A
+//! snapshot that was answered for is durable in the store; one that was not left garbage at most.
+
+mod capture;
+mod contents;
+mod error;
+mod freeze;
+mod glob;
+mod overlay;
+mod payload;
+mod state;
+mod upper;
+
+use nacre_blobstore::{
+    BlobStore, Digest, Record, RecordError, RecordId, RecordKind, Ref, RefName, RefNameError,
+    StoreError, TreeId, delete_ref, list_refs, read_ref, write_ref,
+};
+
+pub(crate) use capture::{Capture, Captured, Tools};
+pub use error::SnapshotError;
+pub(crate) use freeze::thaw_noted;
+pub(crate) use glob::Globs;
+pub use payload::{SnapshotKind, SnapshotPayload};
+
+/// The namespace of the refs of snapshots. One without a name is called by its id.
+pub const SNAPSHOTS_NAMESPACE: &str = "snapshots";
+/// The namespace of the refs by which a retried creation finds the first one's result.
+pub const SNAPSHOT_KEYS_NAMESPACE: &str = "snapshot-keys";
+
+/// A snapshot that was found in a store.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Its name; of one that has none its id.
+    pub name: String,
+    /// The id of its record.
+    pub id: RecordId,
+    /// Its record.
+    pub record: Record,
+    /// What the record says of it.
+    pub payload: SnapshotPayload,
+}
+
+/// Returns the ref of the snapshot called `name`.
+///
+/// # Errors
+/// [`RefNameError`] for text that can be no name.
+pub fn snapshot_ref(name: &str) -> Result<RefName, RefNameError> {
+    format!("{SNAPSHOTS_NAMESPACE}/{name}").parse()
+}
+
+/// Returns the ref of an idempotency key, which may be any text.
+pub(crate) fn key_ref(key: &str) -> Result<RefName, RefNameError> {
+    format!("{SNAPSHOT_KEYS_NAMESPACE}/{}", Digest::of(key.as_bytes())).parse()
+}
+
+impl Snapshot {
+    /// Finds a snapshot by name, or by its whole id.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`], [`SnapshotError::Kind`], and errors of the store.
+    pub async fn find(store: &dyn BlobStore, name: &str) -> Result<Self, SnapshotError> {
+        if let Ok(id) = name.parse() {
+            return Self::read(store, name, id).await;
+        }
+        match read_ref(store, &snapshot_ref(name)?).await? {
+            Some((target, _)) => Self::read(store, name, target.record).await,
+            None => Err(SnapshotError::NotFound(name.to_owned())),
+        }
+    }
+
+    async fn read(store: &dyn BlobStore, name: &str, id: RecordId) -> Result<Self, SnapshotError> {
+        let record = match Record::read(store, id).await {
+            Err(RecordError::Store(StoreError::NotFound(_))) => {
+                return Err(SnapshotError::NotFound(name.to_owned()));
+            }
+            read => read?,
+        };
+        Self::of(name, id, record)
+    }
+
+    /// Takes a record for what it says to be.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Kind`] when that is no snapshot.
+    pub(crate) fn of(name: &str, id: RecordId, record: Record) -> Result<Self, SnapshotError> {
+        if record.kind != RecordKind::Snapshot {
+            return Err(SnapshotError::Kind(name.to_owned()));
+        }
+        let payload = SnapshotPayload::decode(name, &record.payload)?;
+        Ok(Self {
+            name: name.to_owned(),
+            id,
+            record,
+            payload,
+        })
+    }
+
+    /// Returns all snapshots, sorted by name; one with several names occurs with each.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] for the first that cannot be read.
+    pub async fn list(store: &dyn BlobStore) -> Result<Vec<Self>, SnapshotError> {
+        let mut snapshots = Vec::new();
+        for reference in list_refs(store, Some(SNAPSHOTS_NAMESPACE)).await? {
+            // One that was removed since it was listed is no error.
+            if let Some((target, _)) = read_ref(store, &reference).await? {
+                let name = reference.as_str();
+                let name = name.split_once('/').map_or(name, |(_, name)| name);
+                snapshots.push(Self::read(store, name, target.record).await?);
+            }
+        }
+        Ok(snapshots)
+    }
+
+    /// Takes a name away, or all names of a snapshot that is given by its id. What no other ref
+    /// needs becomes garbage; with the last name goes the key that the snapshot was made with.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`] when nothing has that name.
+    pub async fn remove(store: &dyn BlobStore, name: &str) -> Result<(), SnapshotError> {
+        let found = Self::find(store, name).await?;
+        let by_id = name.parse::<RecordId>().is_ok();
+        let (mut removed, mut left) = (0_u64, 0_u64);
+        for reference in list_refs(store, Some(SNAPSHOTS_NAMESPACE)).await? {
+            let target = read_ref(store, &reference).await?;
+            if target.is_none_or(|(target, _)| target.record != found.id) {
+                continue;
+            }
+            if by_id || reference == snapshot_ref(name)? {
+                delete_ref(store, &reference).await?;
+                removed += 1;
+            } else {
+                left += 1;
+            }
+        }
+        if removed == 0 {
+            return Err(SnapshotError::NotFound(name.to_owned()));
+        }
+        if let (0, Some(key)) = (left, &found.payload.key) {
+            delete_ref(store, &key_ref(key)?).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the snapshot `name` another name, taking that from whatever has it, unless someone
+    /// else moves it at the same time.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Ref`] with a conflict when someone was faster.
+    pub async fn tag(
+        store: &dyn BlobStore,
+        name: &str,
+        tag: &str,
+        now_ms: u64,
+    ) -> Result<Self, SnapshotError> {
+        let found = Self::find(store, name).await?;
+        name_snapshot(store, found.id, tag, now_ms).await?;
+        Ok(Self {
+            name: tag.to_owned(),
+            ..found
+        })
+    }
+
+    /// Removes the names, and keys, of all snapshots whose time is over at `now_ms`; returns them.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] for the first that cannot be read or removed.
+    pub async fn expire(store: &dyn BlobStore, now_ms: u64) -> Result<Vec<String>, SnapshotError> {
+        let mut expired = Vec::new();
+        for snapshot in Self::list(store).await? {
+            if snapshot.payload.expires_ms.is_some_and(|at| at <= now_ms) {
+                Self::remove(store, &snapshot.name).await?;
+                expired.push(snapshot.name);
+            }
+        }
+        Ok(expired)
+    }
+
+    /// Returns the root tree.
+    pub fn tree(&self) -> Option<TreeId> {
+        self.record.trees.last().copied()
+    }
+}
+
+/// Gives a snapshot a name by compare-and-swap.
+pub(crate) async fn name_snapshot(
+    store: &dyn BlobStore,
+    record: RecordId,
+    name: &str,
+    now_ms: u64,
+) -> Result<(), SnapshotError> {
+    let reference = snapshot_ref(name)?;
+    let before = read_ref(store, &reference).await?;
+    let target = Ref {
+        record,
+        changed_ms: now_ms,
+    };
+    let seen = before.as_ref().map(|(_, version)| version);
+    Ok(write_ref(store, &reference, target, seen).await?)
+}

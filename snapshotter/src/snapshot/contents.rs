@@ -1,0 +1,232 @@
+//! The bytes of files that a sandbox wrote.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use nacre_blobstore::{
+    Chunk, Chunked, Chunker, ContentId, ItemKind, ItemStream, PackWriter, Timestamp, WriteError,
+    WriteStats,
+};
+
+use super::error::SnapshotError;
+use super::state::Fingerprint;
+use crate::layer::{Fault, Inode};
+
+/// Reads of a file that is written meanwhile.
+const READS_MAX: usize = 3;
+/// A file that changed this shortly before it was read may change again within one tick of the
+/// clock that gives ctimes, and is not known again by it.
+const TICK_MAX: Duration = Duration::from_millis(50);
+/// Bytes from which on a file that may be mapped is read before the freeze as well.
+pub(super) const AHEAD_BYTES_MIN: u64 = 1 << 20;
+
+/// Makes a writer of data packs, when the first byte has to be stored.
+pub(super) type MakeWriter<'a> = Box<dyn Fn() -> PackWriter + 'a>;
+
+/// Stores the contents of files, each that is not known from the last commit.
+pub(super) struct Contents<'a> {
+    make_writer: MakeWriter<'a>,
+    writer: Option<(PackWriter, ItemStream)>,
+    chunker: Chunker,
+    /// What the last commit, or the pass before the freeze, learned.
+    known: HashMap<Fingerprint, Chunked>,
+    /// What this one learned, for the next.
+    learned: HashMap<Fingerprint, Chunked>,
+    /// Chunks and chunk lists of all files met.
+    pub(super) items: HashSet<ItemKind>,
+    /// Encoded chunk lists, to be stored after the data.
+    pub(super) lists: Vec<(ContentId, Vec<u8>)>,
+    /// Whether processes may have files mapped: a page that is dirty can change without a sign.
+    mapped: bool,
+    /// Files changed since then are not known again.
+    settled_before: Timestamp,
+    /// Bytes that were read.
+    pub(super) bytes_read: u64,
+}
+
+impl<'a> Contents<'a> {
+    pub(super) fn new(
+        make_writer: MakeWriter<'a>,
+        known: HashMap<Fingerprint, Chunked>,
+        mapped: bool,
+        now_ms: u64,
+    ) -> Self {
+        Self {
+            make_writer,
+            writer: None,
+            chunker: Chunker::default(),
+            known,
+            learned: HashMap::new(),
+            items: HashSet::new(),
+            lists: Vec::new(),
+            mapped,
+            settled_before: settled_before(now_ms),
+            bytes_read: 0,
+        }
+    }
+
+    /// Reads a large file before the freeze, so that it need not be read in it unless it changes.
+    /// What cannot be read is left to the freeze.
+    pub(super) fn read_ahead(&mut self, inode: &Inode) -> Result<(), SnapshotError> {
+        let fingerprint = fingerprint(inode);
+        let wanted = inode.size_bytes() >= AHEAD_BYTES_MIN;
+        if !wanted || self.known.contains_key(&fingerprint) || !self.is_settled(inode.ctime()) {
+            return Ok(());
+        }
+        // Pages that are clean are write-protected: the next store to one gives a new ctime.
+        let Ok(file) = inode.open_data() else {
+            return Ok(());
+        };
+        if file.sync_data().is_err() {
+            return Ok(());
+        }
+        match self.store(inode) {
+            Ok(chunked) => {
+                self.known.insert(fingerprint, chunked);
+                Ok(())
+            }
+            Err(Stored::Fault(_)) => Ok(()),
+            Err(Stored::Other(error)) => Err(error),
+        }
+    }
+
+    /// Returns the content of a file and stores it, unless it is known.
+    pub(super) fn content(
+        &mut self,
+        path: &Path,
+        inode: &Inode,
+    ) -> Result<(ContentId, u64), SnapshotError> {
+        let fingerprint = fingerprint(inode);
+        let known = self.known.get(&fingerprint).cloned();
+        let was_known = known.is_some();
+        let chunked = match known {
+            Some(chunked) => chunked,
+            None => self.read(path, inode)?,
+        };
+        let named = (chunked.content, chunked.size_bytes);
+        self.note(&chunked)?;
+        if was_known || (!self.mapped && self.is_settled(inode.ctime())) {
+            self.learned.insert(fingerprint, chunked);
+        }
+        Ok(named)
+    }
+
+    fn read(&mut self, path: &Path, inode: &Inode) -> Result<Chunked, SnapshotError> {
+        for _ in 1..READS_MAX {
+            match self.store(inode) {
+                Err(Stored::Fault(Fault::Changed)) => {}
+                other => return other.map_err(|error| error.at(path)),
+            }
+        }
+        self.store(inode).map_err(|error| error.at(path))
+    }
+
+    /// Reads a file once; [`Fault::Changed`] when it was written meanwhile.
+    fn store(&mut self, inode: &Inode) -> Result<Chunked, Stored> {
+        let before = inode.now()?;
+        // No further than it was long: one that grows all the time has no end.
+        let mut file = inode.open_data()?.take(before.size_bytes.saturating_add(1));
+        let (make_writer, writer) = (&self.make_writer, &mut self.writer);
+        let (_, stream) = writer.get_or_insert_with(|| {
+            let writer = make_writer();
+            let stream = writer.stream();
+            (writer, stream)
+        });
+        let chunked = self.chunker.cut(&mut file, |chunk: Chunk| {
+            stream.add_chunk(&chunk).map_err(Stored::from)
+        })?;
+        self.bytes_read += chunked.size_bytes;
+        if inode.now()? != before || chunked.size_bytes != before.size_bytes {
+            return Err(Stored::Fault(Fault::Changed));
+        }
+        Ok(chunked)
+    }
+
+    /// Notes what a content needs to be read again.
+    fn note(&mut self, chunked: &Chunked) -> Result<(), SnapshotError> {
+        let chunks = chunked.chunks.iter().map(|(id, _)| ItemKind::Chunk(*id));
+        self.items.extend(chunks);
+        if let Some(list) = chunked.list()
+            && self.items.insert(ItemKind::ChunkList(chunked.content))
+        {
+            self.lists.push((chunked.content, list.encode()?));
+        }
+        Ok(())
+    }
+
+    fn is_settled(&self, ctime: Timestamp) -> bool {
+        ctime < self.settled_before
+    }
+
+    /// Waits until the data is durable; returns what was stored and what was learned.
+    pub(super) fn finish(
+        self,
+    ) -> Result<(WriteStats, HashMap<Fingerprint, Chunked>), SnapshotError> {
+        let Some((writer, mut stream)) = self.writer else {
+            return Ok((WriteStats::default(), self.learned));
+        };
+        stream.flush()?;
+        drop(stream);
+        Ok((writer.finish()?, self.learned))
+    }
+}
+
+impl std::fmt::Debug for Contents<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Contents")
+            .field("bytes_read", &self.bytes_read)
+            .finish_non_exhaustive()
+    }
+}
+
+fn fingerprint(inode: &Inode) -> Fingerprint {
+    Fingerprint {
+        inode: inode.id().2,
+        size_bytes: inode.size_bytes(),
+        ctime: inode.ctime(),
+    }
+}
+
+fn settled_before(now_ms: u64) -> Timestamp {
+    let tick_ms = u64::try_from(TICK_MAX.as_millis()).unwrap_or(u64::MAX);
+    let settled_ms = now_ms.saturating_sub(tick_ms);
+    Timestamp {
+        seconds: i64::try_from(settled_ms / 1000).unwrap_or(i64::MAX),
+        nanoseconds: u32::try_from(settled_ms % 1000 * 1_000_000).unwrap_or(0),
+    }
+}
+
+/// Why a content is not stored: the file's fault, or not.
+enum Stored {
+    Fault(Fault),
+    Other(SnapshotError),
+}
+
+impl Stored {
+    fn at(self, path: &Path) -> SnapshotError {
+        match self {
+            Self::Fault(fault) => SnapshotError::at(path)(fault),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+impl From<Fault> for Stored {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<io::Error> for Stored {
+    fn from(error: io::Error) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
+impl From<WriteError> for Stored {
+    fn from(error: WriteError) -> Self {
+        Self::Other(error.into())
+    }
+}
