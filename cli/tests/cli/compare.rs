@@ -29,6 +29,8 @@ pub(crate) struct Exceptions {
     pub(crate) xattr_prefixes: Vec<&'static str>,
     /// Paths whose mtime is not compared.
     pub(crate) mtimes: Vec<&'static str>,
+    /// How many names inodes have is not compared.
+    pub(crate) link_counts: bool,
 }
 
 /// What two trees have and have not in common.
@@ -180,7 +182,9 @@ impl Walk<'_> {
     /// Two walks in one order meet each inode by the same name first, or it is not the same set
     /// of names.
     fn links(&mut self, path: &Path, a: &Metadata, b: &Metadata) {
-        self.differ(path, "links", (a.nlink(), b.nlink()));
+        if !self.except.link_counts {
+            self.differ(path, "links", (a.nlink(), b.nlink()));
+        }
         let mut first = |side: usize, of: &Metadata| {
             let names = &mut self.first_names[side];
             names

@@ -11,6 +11,7 @@ mod layout;
 mod node;
 mod registry;
 mod run;
+mod snapshots;
 mod stores;
 mod tar;
 mod tidy;

@@ -25,13 +25,17 @@ const SEQUENCES_LONG: u64 = 200;
 /// Operations of a sequence.
 const OPERATIONS: usize = 60;
 /// Longer than a chunk: a file that the gate serves.
-const LARGE_BYTES: usize = 3 << 20;
+pub(crate) const LARGE_BYTES: usize = 3 << 20;
 
 /// Marsaglia's xorshift64.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) const fn seeded(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -49,7 +53,7 @@ impl Random {
 
 /// One change, with all that it needs to be the same anywhere.
 #[derive(Debug)]
-enum Change {
+pub(crate) enum Change {
     Write {
         path: PathBuf,
         offset: u64,
@@ -107,7 +111,7 @@ enum Change {
 }
 
 impl Change {
-    fn random(random: &mut Random) -> Self {
+    pub(crate) fn random(random: &mut Random) -> Self {
         let path = random.path();
         let bytes = vec![u8::try_from(random.below(256)).unwrap(); 1 + random.below(9000)];
         match random.below(17) {
@@ -154,7 +158,7 @@ impl Change {
     }
 
     /// Applies the change below a root; the outcome must not depend on the file system.
-    fn apply(&self, root: &Path) -> Result<(), i32> {
+    pub(crate) fn apply(&self, root: &Path) -> Result<(), i32> {
         let at = |path: &PathBuf| root.join(path);
         let done = match self {
             Self::Write {
@@ -230,7 +234,7 @@ fn level_times(root: &Path) {
     }
 }
 
-fn image() -> Vec<Entry> {
+pub(crate) fn image() -> Vec<Entry> {
     let mut entries = vec![Entry::directory("./")];
     for directory in ["a", "b", "a/c", "a/c/d"] {
         entries.push(Entry::directory(&format!("./{directory}/")));
@@ -270,7 +274,7 @@ fn random_writes_have_the_effect_that_they_have_on_an_unpacked_copy() {
             .status()
             .unwrap();
         assert!(copied.success());
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut random = Random::seeded(seed);
         let mut log = Vec::new();
         for _ in 0..OPERATIONS {
             let change = Change::random(&mut random);

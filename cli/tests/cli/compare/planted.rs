@@ -230,6 +230,7 @@ fn only_what_is_excepted_is_passed_over() {
     let except = Exceptions {
         xattr_prefixes: vec!["user."],
         mtimes: vec!["dir"],
+        ..Exceptions::default()
     };
     let found = compare(&left, &right, &except).unwrap();
     assert_eq!(
