@@ -31,6 +31,8 @@ pub(crate) struct Exceptions {
     pub(crate) mtimes: Vec<&'static str>,
     /// How many names inodes have is not compared.
     pub(crate) link_counts: bool,
+    /// Which names are the same inode is not compared.
+    pub(crate) same_inodes: bool,
 }
 
 /// What two trees have and have not in common.
@@ -184,6 +186,9 @@ impl Walk<'_> {
     fn links(&mut self, path: &Path, a: &Metadata, b: &Metadata) {
         if !self.except.link_counts {
             self.differ(path, "links", (a.nlink(), b.nlink()));
+        }
+        if self.except.same_inodes {
+            return;
         }
         let mut first = |side: usize, of: &Metadata| {
             let names = &mut self.first_names[side];

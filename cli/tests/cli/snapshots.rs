@@ -69,6 +69,10 @@ fn create(node: &Node, sandbox: &str, more: &[&str]) -> Value {
 
 /// Compares a snapshot with a directory.
 fn assert_shows(node: &Node, snapshot: &Value, live: &Path, what: &str) {
+    assert_shows_but(&exceptions(), node, snapshot, live, what);
+}
+
+fn assert_shows_but(except: &Exceptions, node: &Node, snapshot: &Value, live: &Path, what: &str) {
     let mount = node.path("mount");
     fs::create_dir_all(&mount).unwrap();
     let (id, target) = (
@@ -76,7 +80,7 @@ fn assert_shows(node: &Node, snapshot: &Value, live: &Path, what: &str) {
         mount.to_str().unwrap(),
     );
     node.ok(&["mount", id, target]);
-    let found = compare(live, &mount, &exceptions()).unwrap();
+    let found = compare(live, &mount, except).unwrap();
     node.ok(&["umount", target]);
     found.assert_equal(what);
 }
@@ -109,7 +113,12 @@ fn snapshots_of_random_writes_show_what_the_sandbox_shows() {
             }
             let snapshot = create(&node, "s", &[]);
             let what = format!("round {round}: {}", log.join("\n"));
-            assert_shows(&node, &snapshot, &live, &what);
+            // Over FUSE, overlayfs does not show that a lower file that was linked has two names.
+            let except = Exceptions {
+                same_inodes: mode == "fuse",
+                ..exceptions()
+            };
+            assert_shows_but(&except, &node, &snapshot, &live, &what);
             let again = create(&node, "s", &[]);
             assert_eq!(again["unchanged"], true, "{what}");
             assert_eq!(again["tree"], snapshot["tree"], "{what}");
