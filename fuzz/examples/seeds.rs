@@ -61,6 +61,7 @@ struct Found {
     pack_indexes: Seeds,
     records: Seeds,
     refs: Seeds,
+    snapshots: Seeds,
     traces: Seeds,
     trees: Seeds,
 }
@@ -86,12 +87,14 @@ impl Found {
             let id = record
                 .file_name()
                 .and_then(|name| name.to_str()?.parse().ok());
-            if let Some(id) = id
-                && let Ok(record) = Record::decode(id, &bytes)
-                && record.kind == RecordKind::Trace
-            {
-                found.traces.add(Trace::decode(&record.payload)?.to_file());
-                found.traces.add(record.payload);
+            let record = id.and_then(|id| Record::decode(id, &bytes).ok());
+            match record.map(|record| (record.kind, record.payload)) {
+                Some((RecordKind::Trace, payload)) => {
+                    found.traces.add(Trace::decode(&payload)?.to_file());
+                    found.traces.add(payload);
+                }
+                Some((RecordKind::Snapshot, payload)) => found.snapshots.add(payload),
+                Some((RecordKind::Image, _)) | None => {}
             }
             found.records.add(bytes);
         }
@@ -109,6 +112,12 @@ impl Found {
                 found.refs.add(name.as_str());
             }
         }
+        // The store may have none.
+        found.snapshots.add(
+            r#"{"kind":"directory","path":"/a","parent":"p","base":"b","sandbox":"s",
+            "created_ms":1,"expires_ms":2,"key":"k","labels":{"l":"v"},"config":"{}",
+            "bytes_changed":7}"#,
+        );
         // A store at rest has no leases.
         for holder in ["node-1 ingest", "", "h\u{f6}st"] {
             let record = LeaseRecord {
@@ -253,6 +262,7 @@ fn main() -> Result<(), Failure> {
         ("pack_index", found.pack_indexes),
         ("record", found.records),
         ("ref_name", found.refs),
+        ("snapshot_record", found.snapshots),
         ("trace", found.traces),
         ("tree", found.trees),
     ] {

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use nacre_blobstore::CrashPoint;
 use rustix::fs::{XattrFlags, lsetxattr};
 use serde_json::{Value, json};
 
@@ -372,4 +373,46 @@ fn another_node_shows_a_snapshot_as_soon_as_it_is_made() {
     let found = compare(&live, &mount, &exceptions()).unwrap();
     other.ok(&["--store", &store, "umount", target]);
     found.assert_equal("on another node");
+}
+
+#[test]
+fn a_daemon_may_be_killed_at_every_point_of_a_snapshot() {
+    let points = [
+        CrashPoint::PackPutBefore,
+        CrashPoint::PackPutAfter,
+        CrashPoint::IndexPutAfter,
+        CrashPoint::DataFinished,
+        CrashPoint::TreesFinished,
+        CrashPoint::RecordPutAfter,
+        CrashPoint::RefChanged,
+    ];
+    for point in points {
+        let node = node_with_box();
+        node.ok(&["run", "-d", "--name", "s", "box", "sleep", "1000"]);
+        // This daemon dies there, and its keeper starts one that does not.
+        let mut mortal = node
+            .command(&["daemon", "--takeover"])
+            .env("NACRE_CRASH_AT", point.name())
+            .spawn()
+            .unwrap();
+        while node.daemon() != i32::try_from(mortal.id()).ok() {
+            crate::node::pause();
+        }
+        let live = rootfs(&node, "s");
+        fs::write(live.join("a/written"), "before the crash").unwrap();
+        fs::rename(live.join("a/c"), live.join("c")).unwrap();
+        let asked = ["snapshot", "create", "s", "--key", "k", "--name", "n"];
+        let killed = node.output(&asked);
+        assert_eq!(killed.status.code(), Some(1), "{point:?}: {killed:?}");
+        assert!(!mortal.wait().unwrap().success(), "{point:?}");
+        let named = point == CrashPoint::RefChanged;
+        let listed = node.json_lines(&["snapshot", "ls"]);
+        assert_eq!(listed.len(), usize::from(named), "{point:?}");
+        node.fsck();
+        let snapshot = create(&node, "s", &asked[3..]);
+        assert_shows(&node, &snapshot, &live, point.name());
+        assert_eq!(node.json_lines(&["snapshot", "ls"]).len(), 1, "{point:?}");
+        node.fsck();
+        node.ok(&["exec", "s", "true"]);
+    }
 }

@@ -70,9 +70,12 @@ impl Node {
         let lease = Lease::acquire(Arc::clone(store), Arc::clone(clock), &name, &holder).await;
         let lease = lease.map_err(SnapshotError::from)?;
         let created = self.create_under(&creation, &lease).await;
-        if let Err(error) = lease.release().await {
-            tracing::warn!(%error, "could not release lease");
-        }
+        // Nobody waits for that; a lease that cannot be given back expires by itself.
+        drop(tokio::spawn(async move {
+            if let Err(error) = lease.release().await {
+                tracing::warn!(%error, "could not release lease");
+            }
+        }));
         created
     }
 

@@ -156,3 +156,98 @@ pub(crate) fn thaw_noted(notes: &Path) {
         drop(std::fs::remove_file(&note));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use nacre_blobstore::SystemClock;
+
+    use super::*;
+
+    /// A process in a cgroup of its own.
+    struct Scene {
+        process: Child,
+        cgroup: String,
+        directory: PathBuf,
+        notes: tempfile::TempDir,
+    }
+
+    impl Scene {
+        fn new(name: &str) -> Self {
+            let roots = ["freezer", "unified", ""].map(|sub| Path::new(CGROUPS).join(sub));
+            let root = roots
+                .into_iter()
+                .find(|root| root.join("cgroup.procs").exists());
+            let cgroup = format!("/nacre-test-{name}-{}", std::process::id());
+            let directory = root.unwrap().join(&cgroup[1..]);
+            std::fs::create_dir(&directory).expect("these tests need root");
+            let process = Command::new("sleep").arg("1000").spawn().unwrap();
+            let procs = directory.join("cgroup.procs");
+            std::fs::write(procs, process.id().to_string()).unwrap();
+            Self {
+                process,
+                cgroup,
+                directory,
+                notes: tempfile::tempdir().unwrap(),
+            }
+        }
+
+        fn freeze(&self) -> Result<Frozen, SnapshotError> {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .unwrap();
+            let clock = SystemClock::new();
+            Frozen::freeze(&self.cgroup, self.notes.path(), &clock, runtime.handle())
+        }
+
+        fn is_frozen(&self) -> bool {
+            Switch::of(&self.cgroup).unwrap().is_frozen().unwrap()
+        }
+
+        fn notes(&self) -> usize {
+            std::fs::read_dir(self.notes.path()).unwrap().count()
+        }
+    }
+
+    impl Drop for Scene {
+        fn drop(&mut self) {
+            Switch::of(&self.cgroup).unwrap().thaw().unwrap();
+            self.process.kill().unwrap();
+            self.process.wait().unwrap();
+            while std::fs::remove_dir(&self.directory).is_err() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn a_cgroup_is_frozen_until_the_guard_is_dropped() {
+        let scene = Scene::new("guard");
+        let frozen = scene.freeze().unwrap();
+        assert!(scene.is_frozen());
+        assert_eq!(scene.notes(), 1);
+        drop(frozen);
+        assert!(!scene.is_frozen());
+        assert_eq!(scene.notes(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_daemon_left_frozen_is_thawed() {
+        let scene = Scene::new("killed");
+        // As if the process ended here.
+        std::mem::forget(scene.freeze().unwrap());
+        assert!(scene.is_frozen());
+        thaw_noted(scene.notes.path());
+        assert!(!scene.is_frozen());
+        assert_eq!(scene.notes(), 0);
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_no_cgroups() {
+        for bad in ["", "/", "/..", "a/../..", "/nacre-there-is-none"] {
+            assert!(Switch::of(bad).is_none(), "{bad:?}");
+        }
+    }
+}
