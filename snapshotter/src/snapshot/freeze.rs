@@ -17,6 +17,11 @@ use super::error::SnapshotError;
 const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two looks whether it is frozen.
 const FREEZE_POLL: Duration = Duration::from_micros(200);
+/// Looks after which the cgroup is thawed for a moment and frozen again, and how long that is. The
+/// freezer of version 1 stays half way when a process waits in the kernel for one that is frozen,
+/// such as the parent in vfork(2); runc does the same (`cgroups/fs/freezer.go`).
+const POLLS_PER_TRY: u32 = 250;
+const THAW_PAUSE: Duration = Duration::from_millis(10);
 /// Longest note that is read, in bytes.
 const NOTE_BYTES_MAX: u64 = 4096;
 
@@ -112,13 +117,22 @@ impl Frozen {
             cgroup: cgroup.to_owned(),
         };
         let failed = |error: io::Error| fail(error.to_string());
-        std::fs::write(&frozen.switch.file, frozen.switch.frozen).map_err(failed)?;
+        let switch = &frozen.switch;
+        std::fs::write(&switch.file, switch.frozen).map_err(failed)?;
         let deadline = clock.elapsed() + FREEZE_DEADLINE;
-        while !frozen.switch.is_frozen().map_err(failed)? {
+        let mut polls: u32 = 0;
+        while !switch.is_frozen().map_err(failed)? {
             if clock.elapsed() > deadline {
                 return Err(fail("it does not freeze in time".to_owned()));
             }
             runtime.block_on(clock.sleep(FREEZE_POLL));
+            polls = polls.wrapping_add(1);
+            if polls.is_multiple_of(POLLS_PER_TRY) {
+                // A process that waits for one that froze first never freezes: let both go on.
+                switch.thaw().map_err(failed)?;
+                runtime.block_on(clock.sleep(THAW_PAUSE));
+                std::fs::write(&switch.file, switch.frozen).map_err(failed)?;
+            }
         }
         Ok(frozen)
     }
