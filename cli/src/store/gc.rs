@@ -6,7 +6,7 @@ use nacre_blobstore::{GcOptions, GcProgress};
 
 use crate::args::Gc;
 use crate::failure::Failure;
-use crate::image::add::crash_hook;
+use crate::crash::crash_hook;
 use crate::output::{self, human_bytes};
 use crate::progress::Counted;
 use crate::settings::Settings;
