@@ -30,6 +30,7 @@ impl Classed for SnapshotError {
             Self::Invalid(_) | Self::Name(_) => (USAGE, None),
             Self::Changed(_) | Self::Freeze { .. } => (BUSY, Some("run the command again")),
             Self::Missing(_) => (CORRUPT, None),
+            Self::Secure(error) => error.class(),
             Self::Ref(error) => error.class(),
             Self::Record(error) => error.class(),
             Self::Store(error) => error.class(),

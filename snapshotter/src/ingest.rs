@@ -312,7 +312,7 @@ impl Ingest {
                 Err(error) => return Err(error.into()),
             }
             self.writer.crash.reach(CrashPoint::RecordPutAfter);
-            let secured = secure(&*self.store, &*self.clock, id, &record, since).await?;
+            let secured = secure(&*self.store, &*self.clock, id, &record, Some(since)).await?;
             lease.check()?;
             secured.check(&*self.clock)?;
             let target = Ref {

@@ -19,6 +19,6 @@ pub use ingest::{AddSource, AddedImage, Ingest, IngestError, NoProgress, Progres
 pub use merge::MergeError;
 pub use snapshot::{
     SNAPSHOT_KEYS_NAMESPACE, SNAPSHOTS_NAMESPACE, Snapshot, SnapshotError, SnapshotKind,
-    SnapshotPayload, snapshot_ref,
+    SnapshotPayload, is_expired, snapshot_ref,
 };
 pub use trace::{OptimizeError, content_paths, import_trace, optimize_image};

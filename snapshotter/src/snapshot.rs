@@ -18,9 +18,11 @@ mod payload;
 mod state;
 mod upper;
 
+use std::sync::Arc;
+
 use nacre_blobstore::{
-    BlobStore, Digest, Record, RecordError, RecordId, RecordKind, Ref, RefName, RefNameError,
-    StoreError, TreeId, delete_ref, list_refs, read_ref, write_ref,
+    BlobStore, Clock, Digest, Lease, Record, RecordError, RecordId, RecordKind, Ref, RefName,
+    RefNameError, StoreError, TreeId, delete_ref, list_refs, read_ref, secure, write_ref,
 };
 
 pub(crate) use capture::{Capture, Captured, Tools};
@@ -150,43 +152,51 @@ impl Snapshot {
     }
 
     /// Gives the snapshot `name` another name, taking that from whatever has it, unless someone
-    /// else moves it at the same time.
+    /// else moves it at the same time. `holder` says who does so, for a lease.
     ///
     /// # Errors
     /// [`SnapshotError::Ref`] with a conflict when someone was faster.
     pub async fn tag(
-        store: &dyn BlobStore,
+        store: &Arc<dyn BlobStore>,
+        clock: &Arc<dyn Clock>,
         name: &str,
         tag: &str,
-        now_ms: u64,
+        holder: &str,
     ) -> Result<Self, SnapshotError> {
-        let found = Self::find(store, name).await?;
-        name_snapshot(store, found.id, tag, now_ms).await?;
-        Ok(Self {
-            name: tag.to_owned(),
-            ..found
-        })
-    }
-
-    /// Removes the names, and keys, of all snapshots whose time is over at `now_ms`; returns them.
-    ///
-    /// # Errors
-    /// [`SnapshotError`] for the first that cannot be read or removed.
-    pub async fn expire(store: &dyn BlobStore, now_ms: u64) -> Result<Vec<String>, SnapshotError> {
-        let mut expired = Vec::new();
-        for snapshot in Self::list(store).await? {
-            if snapshot.payload.expires_ms.is_some_and(|at| at <= now_ms) {
-                Self::remove(store, &snapshot.name).await?;
-                expired.push(snapshot.name);
-            }
+        // The name that it has now may go at any time, and what it names be collected.
+        let lease_name = format!("tag-{}", Digest::of(tag.as_bytes()));
+        let lease =
+            Lease::acquire(Arc::clone(store), Arc::clone(clock), &lease_name, holder).await?;
+        let tagged = async {
+            let found = Self::find(&**store, name).await?;
+            let secured = secure(&**store, &**clock, found.id, &found.record, None).await?;
+            lease.check()?;
+            secured.check(&**clock)?;
+            name_snapshot(&**store, found.id, tag, clock.now_ms()).await?;
+            Ok(Self {
+                name: tag.to_owned(),
+                ..found
+            })
+        };
+        let tagged = tagged.await;
+        if let Err(error) = lease.release().await {
+            tracing::warn!(%error, "could not release lease");
         }
-        Ok(expired)
+        tagged
     }
 
     /// Returns the root tree.
     pub fn tree(&self) -> Option<TreeId> {
         self.record.trees.last().copied()
     }
+}
+
+/// Tells whether a record is that of a snapshot whose time is over at `now_ms`: whether collection
+/// may take its names and keys.
+pub fn is_expired(record: &Record, now_ms: u64) -> bool {
+    record.kind == RecordKind::Snapshot
+        && SnapshotPayload::decode("", &record.payload)
+            .is_ok_and(|payload| payload.expires_ms.is_some_and(|at| at <= now_ms))
 }
 
 /// Gives a snapshot a name by compare-and-swap.

@@ -72,8 +72,8 @@ impl Secured {
 /// collector deletes them before a ref names the record: takes them off the notes of what is
 /// condemned.
 ///
-/// `since` was read before the caller looked what is in the store. The caller holds a lease that
-/// it acquired before that. Costs two requests, one for each note, and one or two for each
+/// `since` was read before the caller looked what is in the store; `None` when it did not look, and
+/// each object is looked for. The caller holds a lease that it acquired before that. Costs two requests, one for each note, and one or two for each
 /// object when a collector deleted anything since.
 ///
 /// # Errors
@@ -83,7 +83,7 @@ pub async fn secure(
     clock: &dyn Clock,
     id: RecordId,
     record: &Record,
-    since: Epoch,
+    since: Option<Epoch>,
 ) -> Result<Secured, SecureError> {
     let needs = Collected::of_record(id, record);
     let started = clock.elapsed();
@@ -94,7 +94,8 @@ pub async fn secure(
             Outcome::Free => {
                 // After the notes were read: whoever deleted something has advanced the epoch
                 // before it took that off its note.
-                if !since.nothing_deleted_until(read_epoch(store).await?) {
+                let epoch = read_epoch(store).await?;
+                if since.is_none_or(|since| !since.nothing_deleted_until(epoch)) {
                     look_for(store, &needs).await?;
                 }
                 let until = looked + SECURED_FOR;

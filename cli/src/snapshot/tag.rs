@@ -10,8 +10,9 @@ use crate::settings::Settings;
 
 pub(super) async fn tag(settings: &Settings, arguments: &SnapshotTag) -> Result<(), Failure> {
     let store = settings.open_store()?;
-    let now_ms = settings.clock.now_ms();
-    let tagged = Snapshot::tag(&*store, &arguments.name, &arguments.tag, now_ms)
+    let holder = format!("tag, process {}", std::process::id());
+    let (name, tag) = (&arguments.name, &arguments.tag);
+    let tagged = Snapshot::tag(&store, &settings.clock, name, tag, &holder)
         .await
         .map_err(Failure::of("tag snapshot", &arguments.name))?;
     if settings.json {

@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nacre_blobstore::{GcOptions, GcProgress};
+use nacre_snapshotter::is_expired;
 
 use crate::args::Gc;
-use crate::failure::Failure;
 use crate::crash::crash_hook;
+use crate::failure::Failure;
 use crate::output::{self, human_bytes};
 use crate::progress::Counted;
 use crate::settings::Settings;
@@ -18,9 +19,9 @@ pub(super) async fn gc(settings: &Settings, arguments: &Gc) -> Result<(), Failur
         hold: arguments.hold,
         dry_run: arguments.dry_run,
         holder: format!("gc, process {}", std::process::id()),
+        expiry: Some(Arc::new(|_, record, now_ms| is_expired(record, now_ms))),
         progress: Some(progress(settings)),
         crash: crash_hook(),
-        ..GcOptions::default()
     };
     let found = nacre_blobstore::gc(store, Arc::clone(&settings.clock), options).await;
     let found = found.map_err(Failure::of("collect garbage of store", &url))?;

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use nacre_blobstore::{CatalogError, ReadError, RecordError, RefError, StoreError};
+use nacre_blobstore::{CatalogError, ReadError, RecordError, RefError, SecureError, StoreError};
 use tokio::net::UnixListener;
 
 use super::api::{
@@ -157,6 +157,7 @@ fn class_of_snapshot(error: &SnapshotError) -> (StatusCode, u8) {
         SnapshotError::Invalid(_) | SnapshotError::Name(_) => (StatusCode::BAD_REQUEST, 2),
         SnapshotError::Changed(_)
         | SnapshotError::Freeze { .. }
+        | SnapshotError::Secure(SecureError::Gone(_) | SecureError::Busy(_) | SecureError::Late)
         | SnapshotError::Ref(RefError::Store {
             source: StoreError::Exists(_) | StoreError::Conflict(_),
             ..

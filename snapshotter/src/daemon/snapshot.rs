@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures::future::try_join_all;
 use nacre_blobstore::{
-    CrashPoint, Lease, PackName, Record, RecordId, RecordKind, Ref, RefError, StoreError, TreeId,
-    WriterOptions, load_packs, read_ref, sync_index, write_ref,
+    CrashPoint, Lease, PackName, Record, RecordId, RecordKind, Ref, RefError, SecureError,
+    StoreError, TreeId, WriterOptions, load_packs, read_ref, secure, sync_index, write_ref,
 };
 use tokio::runtime::Handle;
 
@@ -84,17 +83,22 @@ impl Node {
         creation: &Creation,
         lease: &Lease,
     ) -> Result<CreatedSnapshot, NodeError> {
-        let captured = match self.capture(creation).await {
+        let once = async || {
+            let captured = self.capture(creation).await?;
+            self.publish(creation, captured, lease).await
+        };
+        match once().await {
             // What the index knows may have been collected; what is known from the last time, too.
-            Err(NodeError::Snapshot(SnapshotError::Missing(what))) => {
-                tracing::info!(what, "capture again");
+            Err(NodeError::Snapshot(
+                error @ (SnapshotError::Missing(_) | SnapshotError::Secure(SecureError::Gone(_))),
+            )) => {
+                tracing::info!(%error, "capture again");
                 drop(std::fs::remove_file(&creation.request.state));
                 sync_index(&self.options.store, &self.index).await?;
-                self.capture(creation).await?
+                once().await
             }
-            captured => captured?,
-        };
-        self.publish(creation, captured, lease).await
+            created => created,
+        }
     }
 
     /// Captures, and finds the packs that the snapshot needs.
@@ -132,16 +136,6 @@ impl Node {
         if let Some(item) = missing.first() {
             return Err(SnapshotError::Missing(item.to_string()).into());
         }
-        let relied_on = packs.difference(&from.record.packs).copied();
-        let store = &self.options.store;
-        try_join_all(relied_on.map(|pack| async move {
-            match store.size(&pack.key()).await {
-                Ok(_) => Ok(()),
-                Err(StoreError::NotFound(key)) => Err(SnapshotError::Missing(key.to_string())),
-                Err(error) => Err(error.into()),
-            }
-        }))
-        .await?;
         packs.extend(&from.record.packs);
         Ok((captured, packs))
     }
@@ -174,14 +168,20 @@ impl Node {
             config: from.config.clone(),
             bytes_changed: captured.bytes_changed(),
         };
-        let (id, bytes) = record(from, captured.tree, packs, &payload).encode();
+        let record = record(from, captured.tree, packs, &payload);
+        let (id, bytes) = record.encode();
         let bytes_uploaded = captured.stats.bytes_stored + bytes.len() as u64;
         store
             .put(&id.key(), bytes.into())
             .await
             .map_err(SnapshotError::from)?;
         self.options.crash.reach(CrashPoint::RecordPutAfter);
+        // Nothing keeps what the sandbox was started from: its name may be gone since.
+        let clock = &*self.options.clock;
+        let secured = secure(store, clock, id, &record, None).await;
+        let secured = secured.map_err(SnapshotError::from)?;
         lease.check().map_err(SnapshotError::from)?;
+        secured.check(clock).map_err(SnapshotError::from)?;
         if let Some(key) = &request.key
             && !self.claim(key, id, now_ms).await?
             && let Some(first) = self.created_before(creation).await?

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nacre_blobstore::{
     CatalogError, ChunkListError, IndexError, LeaseError, ReadError, RecordError, RefError,
-    RefNameError, StoreError, TreeError, WriteError,
+    RefNameError, SecureError, StoreError, TreeError, WriteError,
 };
 
 use crate::layer::Fault;
@@ -81,6 +81,9 @@ pub enum SnapshotError {
     /// The lease was not had or was lost.
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    /// What it needs was collected, or is being.
+    #[error(transparent)]
+    Secure(#[from] SecureError),
     /// The record cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),

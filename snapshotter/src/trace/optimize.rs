@@ -85,7 +85,7 @@ pub async fn optimize_image(
         let stats = finished?;
         let record = trace_record(&stored.trace, index.packs()?);
         let id = record.write(&**store).await.map_err(TraceError::Store)?;
-        let secured = secure(&**store, &**clock, id, &record, since).await?;
+        let secured = secure(&**store, &**clock, id, &record, Some(since)).await?;
         lease.check()?;
         secured.check(&**clock)?;
         let seen = Some(&stored.version);

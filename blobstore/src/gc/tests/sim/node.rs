@@ -149,7 +149,7 @@ impl Writer {
         lease: &Lease,
     ) -> Result<(), Failure> {
         let seen = read_ref(&*self.store, name).await?.map(|found| found.1);
-        let secured = secure(&*self.store, &*self.clock, id, record, since).await?;
+        let secured = secure(&*self.store, &*self.clock, id, record, Some(since)).await?;
         // The process may stop to run here for any time.
         self.world.wait(None).await;
         lease.check()?;
