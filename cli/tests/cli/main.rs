@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod cache;
+mod collection;
 mod compare;
 mod corpus;
 mod hostile;

@@ -26,7 +26,7 @@ const SEQUENCES_LONG: u64 = 200;
 const OPERATIONS: usize = 40;
 
 /// Adds the image `box`: what random writes want, hard links, and busybox.
-fn node_with_box() -> Node {
+pub(crate) fn node_with_box() -> Node {
     let node = Node::new();
     add_box(&node);
     node
@@ -55,7 +55,7 @@ fn add_box(node: &Node) {
 }
 
 /// Starts a sandbox that ends at once; returns where its root file system is.
-fn ended(node: &Node, name: &str, mode: &str) -> PathBuf {
+pub(crate) fn ended(node: &Node, name: &str, mode: &str) -> PathBuf {
     node.ok(&["run", "--mode", mode, "--name", name, "box", "true"]);
     rootfs(node, name)
 }
@@ -64,12 +64,12 @@ fn rootfs(node: &Node, sandbox: &str) -> PathBuf {
     node.path("root/sandboxes").join(sandbox).join("rootfs")
 }
 
-fn create(node: &Node, sandbox: &str, more: &[&str]) -> Value {
+pub(crate) fn create(node: &Node, sandbox: &str, more: &[&str]) -> Value {
     node.json(&[&["snapshot", "create", sandbox], more].concat())
 }
 
 /// Compares a snapshot with a directory.
-fn assert_shows(node: &Node, snapshot: &Value, live: &Path, what: &str) {
+pub(crate) fn assert_shows(node: &Node, snapshot: &Value, live: &Path, what: &str) {
     assert_shows_but(&exceptions(), node, snapshot, live, what);
 }
 

@@ -208,7 +208,9 @@ mod tests {
         }
 
         fn freeze(&self) -> Result<Frozen, SnapshotError> {
-            let runtime = tokio::runtime::Builder::new_current_thread()
+            // With workers: a handle does not drive the clock of a runtime that has none.
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
                 .enable_time()
                 .build()
                 .unwrap();

@@ -1,0 +1,68 @@
+//! Collection takes what no name needs, and nothing else. Needs root, FUSE, runc and a static
+//! busybox.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::node::Node;
+use crate::snapshots::{assert_shows, create, ended, node_with_box};
+
+/// Condemns, and deletes what was condemned.
+fn collect(node: &Node) -> Value {
+    node.ok(&["store", "gc", "--hold", "0s"]);
+    node.json(&["store", "gc", "--hold", "0s"])
+}
+
+#[test]
+fn a_snapshot_keeps_what_its_image_had() {
+    let node = node_with_box();
+    let live = ended(&node, "s", "kernel");
+    fs::write(live.join("new"), "written").unwrap();
+    let snapshot = create(&node, "s", &["--name", "kept", "--ttl", "never"]);
+    node.ok(&["image", "rm", "box"]);
+    collect(&node);
+    node.fsck();
+    assert_shows(&node, &snapshot, &live, "after collection");
+}
+
+#[test]
+fn the_names_of_snapshots_go_when_their_time_is_over() {
+    let node = node_with_box();
+    let live = ended(&node, "s", "kernel");
+    fs::write(live.join("new"), vec![7; 100_000]).unwrap();
+    create(
+        &node,
+        "s",
+        &["--name", "brief", "--ttl", "1s", "--key", "k"],
+    );
+    create(&node, "s", &["--name", "kept", "--ttl", "never"]);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let names = || {
+        let listed = node.json_lines(&["snapshot", "ls"]);
+        let names = listed.iter().map(|snapshot| snapshot["name"].clone());
+        names.collect::<Vec<_>>()
+    };
+    assert!(names().contains(&"brief".into()));
+    while names().contains(&"brief".into()) {
+        assert!(Instant::now() < deadline, "the name is still there");
+        collect(&node);
+    }
+    assert_eq!(names(), [Value::from("kept")]);
+    node.fsck();
+}
+
+#[test]
+fn a_sandbox_whose_image_was_collected_gives_no_snapshot_that_lacks_something() {
+    let node = node_with_box();
+    let live = ended(&node, "s", "kernel");
+    fs::write(live.join("new"), "written").unwrap();
+    node.ok(&["image", "rm", "box"]);
+    let collected = collect(&node);
+    assert!(collected["deleted"].as_u64() > Some(0), "{collected}");
+    let output = node.output(&["snapshot", "create", "s", "--name", "lost"]);
+    assert!(!output.status.success(), "made a snapshot of nothing");
+    assert!(node.json_lines(&["snapshot", "ls"]).is_empty());
+    node.fsck();
+}
