@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::Run;
+use super::{Run, parse_duration};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotVerb {
@@ -88,18 +88,13 @@ fn parse_ttl(text: &str) -> Result<Ttl, String> {
     if text == "never" {
         return Ok(Ttl(None));
     }
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit_ms: u64 = match &text[digits.len()..] {
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        unit => return Err(format!("{unit:?} is none of s, m, h, d")),
-    };
-    let number: u64 = digits.parse().map_err(|_| "not a number".to_owned())?;
-    let ttl = number.checked_mul(unit_ms);
-    ttl.map(|ms| Ttl(Some(ms)))
-        .ok_or_else(|| "too long".to_owned())
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("needs a unit: s, m, h or d".to_owned());
+    }
+    let ttl_ms = u64::try_from(parse_duration(text)?.as_millis());
+    ttl_ms
+        .map(|ms| Ttl(Some(ms)))
+        .map_err(|_| "too long".to_owned())
 }
 
 #[cfg(test)]

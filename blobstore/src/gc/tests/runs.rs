@@ -31,6 +31,12 @@ async fn collect(bench: &Bench, options: GcOptions) -> Result<GcReport, GcError>
     .await
 }
 
+/// Collects without a hold.
+async fn collect_at_once(bench: &Bench, clock: &Arc<dyn Clock>) -> Result<GcReport, GcError> {
+    let (store, clock) = (Arc::clone(&bench.store), Arc::clone(clock));
+    gc(store, clock, options(Duration::ZERO)).await
+}
+
 async fn keys(bench: &Bench) -> Vec<String> {
     let listed: Vec<_> = bench.store.list("").try_collect().await.unwrap();
     let mut keys: Vec<_> = listed.iter().map(|o| o.key.to_string()).collect();
@@ -86,13 +92,7 @@ async fn a_lease_that_is_older_than_a_note_holds_it() {
     delete_ref(&*bench.store, &a.reference).await.unwrap();
     let (store, time) = (Arc::clone(&bench.store), Arc::clone(&clock));
     let lease = Lease::acquire(store, time, "writer", "me").await.unwrap();
-    let run = || {
-        gc(
-            Arc::clone(&bench.store),
-            Arc::clone(&clock),
-            options(Duration::ZERO),
-        )
-    };
+    let run = || collect_at_once(&bench, &clock);
     run().await.unwrap();
     let held = run().await.unwrap();
     assert_eq!((held.deleted, held.held, held.leases), (0, 4, 1));
@@ -123,13 +123,7 @@ async fn nothing_is_collected_while_a_root_cannot_be_followed() {
         bench.image("b", 10..20).await,
     );
     delete_ref(&*bench.store, &a.reference).await.unwrap();
-    let run = || {
-        gc(
-            Arc::clone(&bench.store),
-            Arc::clone(&clock),
-            options(Duration::ZERO),
-        )
-    };
+    let run = || collect_at_once(&bench, &clock);
     run().await.unwrap();
     let damage = |bytes: &mut Vec<u8>| bytes[40] ^= 1;
     bench.damage(&b.record.key(), damage).await;
@@ -157,12 +151,7 @@ async fn what_is_reached_again_before_the_last_mark_stays() {
         .unwrap()
         .0;
     delete_ref(&*bench.store, &a.reference).await.unwrap();
-    let first = gc(
-        Arc::clone(&bench.store),
-        Arc::clone(&clock),
-        options(Duration::ZERO),
-    );
-    first.await.unwrap();
+    collect_at_once(&bench, &clock).await.unwrap();
     let (store, done) = (Arc::clone(&bench.store), Mutex::new(false));
     let reference = a.reference.clone();
     let hook = move |operation, key: &str| {
@@ -212,13 +201,7 @@ async fn a_run_that_dies_anywhere_leaves_a_consistent_store_and_the_next_one_goe
                 let report = bench.fsck(READ).await;
                 assert_eq!(report.problems, Vec::<String>::new(), "{}", point.name());
             }
-            let run = || {
-                gc(
-                    Arc::clone(&bench.store),
-                    Arc::clone(&clock),
-                    options(Duration::ZERO),
-                )
-            };
+            let run = || collect_at_once(&bench, &clock);
             run().await.unwrap();
             run().await.unwrap();
             let report = bench.fsck(READ).await;
