@@ -1,6 +1,7 @@
 //! Images: OCI sources, layers, ingest and the node daemon.
 
 mod daemon;
+mod hints;
 mod image;
 mod ingest;
 pub mod layer;
