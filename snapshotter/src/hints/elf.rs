@@ -142,15 +142,15 @@ impl ElfCapture {
                     touched.push(capped(&segment.file, STRING_BYTES_MAX as u64));
                     needs.interpreter = self.string(&segment.file);
                 }
-                PT_DYNAMIC => {
-                    let section = capped(&segment.file, DYNAMIC_BYTES_MAX);
-                    let dynamic = Dynamic::read(self.kept(&section).unwrap_or_default());
-                    touched.push(section);
-                    touched.extend(dynamic.tables(&self.segments));
-                    self.name(&dynamic, &mut needs);
-                }
                 _ => {}
             }
+        }
+        if let Some(segment) = dynamic_segment(&self.segments) {
+            let section = capped(&segment.file, DYNAMIC_BYTES_MAX);
+            let dynamic = Dynamic::read(self.kept(&section).unwrap_or_default());
+            touched.push(section);
+            touched.extend(dynamic.tables(&self.segments));
+            self.name(&dynamic, &mut needs);
         }
         needs.ranges = merge(touched, size_bytes);
         needs.ranges.truncate(RANGES_MAX);
@@ -253,15 +253,11 @@ fn windows(segments: &[Segment]) -> Vec<Window> {
     let last = loaded()
         .map(|load| load.file.clone())
         .max_by_key(|file| file.start);
-    let dynamic = segments.iter().filter(|segment| segment.kind == PT_DYNAMIC);
     let mut wanted = vec![HEADERS];
     wanted.extend(first.map(|file| capped(&file, FIRST_SEGMENT_BYTES_MAX)));
     wanted.extend(last.map(|file| capped(&file, LAST_SEGMENT_BYTES_MAX)));
-    wanted.extend(
-        dynamic
-            .take(1)
-            .map(|section| capped(&section.file, DYNAMIC_BYTES_MAX)),
-    );
+    wanted
+        .extend(dynamic_segment(segments).map(|segment| capped(&segment.file, DYNAMIC_BYTES_MAX)));
     merge(wanted, u64::MAX)
         .into_iter()
         .map(|range| Window {
@@ -270,6 +266,10 @@ fn windows(segments: &[Segment]) -> Vec<Window> {
             bytes: Vec::new(),
         })
         .collect()
+}
+
+fn dynamic_segment(segments: &[Segment]) -> Option<&Segment> {
+    segments.iter().find(|segment| segment.kind == PT_DYNAMIC)
 }
 
 /// Where in the file the byte at `address` is, and where the file part of its segment ends.

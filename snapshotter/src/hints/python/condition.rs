@@ -40,10 +40,23 @@ pub(super) fn judge(condition: &[Token<'_>]) -> Verdict {
     all
 }
 
+/// Judges what is between `and`s.
 fn judge_part(part: &[Token<'_>]) -> Verdict {
-    match part {
-        [Token::Name(b"not"), rest @ ..] => judge_part(rest).not(),
-        [Token::Op(b'('), inner @ .., Token::Op(b')')] if is_plain(inner) => judge_part(inner),
+    let (mut part, mut is_negated) = (part, false);
+    while let [Token::Name(b"not"), rest @ ..] = part {
+        (part, is_negated) = (rest, !is_negated);
+    }
+    if let [Token::Op(b'('), inner @ .., Token::Op(b')')] = part
+        && is_plain(inner)
+    {
+        part = inner;
+    }
+    let verdict = judge_value(part);
+    if is_negated { verdict.not() } else { verdict }
+}
+
+fn judge_value(value: &[Token<'_>]) -> Verdict {
+    match value {
         [Token::Name(b"False" | b"0" | b"TYPE_CHECKING")]
         | [
             Token::Name(_),

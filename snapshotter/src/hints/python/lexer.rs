@@ -55,7 +55,7 @@ impl<'a> Lexer<'a> {
                     }
                 }
                 b' ' | b'\t' | b'\x0c' => self.at += 1,
-                b'#' => self.skip_while(|byte| !matches!(byte, b'\n' | b'\r')),
+                b'#' => self.skip_while(|byte| !is_end_of_line(byte)),
                 b'\\' => self.continuation(),
                 _ => {
                     let token = self.token(byte);
@@ -148,26 +148,32 @@ impl<'a> Lexer<'a> {
         let end: &[u8] = if is_triple { &triple } else { &triple[..1] };
         self.at += end.len();
         let start = self.at;
-        while let Some(byte) = self.peek(0) {
-            if byte == b'\\' {
-                // An escaped end of line may have two bytes.
-                self.at += if self.rest().starts_with(b"\\\r\n") {
-                    3
-                } else {
-                    2
-                };
-            } else if self.rest().starts_with(end) {
+        let is_special =
+            |byte: u8| byte == quote || byte == b'\\' || (!is_triple && is_end_of_line(byte));
+        while let Some(len) = self.rest().iter().position(|byte| is_special(*byte)) {
+            self.at += len;
+            let rest = self.rest();
+            if rest.starts_with(b"\\\r\n") {
+                self.at += 3;
+            } else if rest.starts_with(b"\\") {
+                self.at += 2;
+            } else if rest.starts_with(end) {
                 let body = self.text.get(start..self.at).unwrap_or_default();
                 self.at += end.len();
                 return body;
-            } else if !is_triple && matches!(byte, b'\n' | b'\r') {
-                break;
-            } else {
+            } else if is_triple {
                 self.at += 1;
+            } else {
+                return self.text.get(start..self.at).unwrap_or_default();
             }
         }
-        self.text.get(start..self.at).unwrap_or_default()
+        self.at = self.text.len();
+        self.text.get(start..).unwrap_or_default()
     }
+}
+
+const fn is_end_of_line(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
 }
 
 const fn is_of_name(byte: u8) -> bool {

@@ -132,6 +132,8 @@ fn branches_that_no_start_takes_are_left_out() {
         ("TYPE_CHECKING", false, true),
         ("typing.TYPE_CHECKING", false, true),
         ("not TYPE_CHECKING", true, false),
+        ("not not TYPE_CHECKING", false, true),
+        ("not (TYPE_CHECKING)", true, false),
         ("(t.TYPE_CHECKING)", false, true),
         ("x or TYPE_CHECKING", true, true),
         ("x and TYPE_CHECKING", false, true),
@@ -259,6 +261,12 @@ fn counts_are_bounded() {
     assert_eq!(
         found(&format!("import {}b", "a.".repeat(100_000))),
         Vec::<String>::new()
+    );
+    let long = format!("if {}x: import a", "not ".repeat(100_000));
+    assert_eq!(
+        found(&long),
+        Vec::<String>::new(),
+        "the colon is behind what is kept"
     );
     let deep: String = (0..200)
         .map(|at| format!("{}if x:\n", " ".repeat(at)))
