@@ -40,7 +40,7 @@ use stats::Counters;
 pub struct ReaderOptions {
     /// Plain bytes of decompressed frames that are kept in memory.
     pub frame_cache_bytes: usize,
-    /// Stored bytes of frames that were fetched ahead and that nobody has read, kept in memory.
+    /// Stored bytes of frames that are kept in memory, fetched ahead or read before.
     pub ahead_cache_bytes: usize,
     /// Encoded bytes of decoded trees that are kept in memory; decoded they take some 3 times that.
     pub tree_cache_bytes: usize,
@@ -52,10 +52,10 @@ pub struct ReaderOptions {
 impl Default for ReaderOptions {
     fn default() -> Self {
         Self {
-            frame_cache_bytes: 32 << 20,
-            ahead_cache_bytes: 40 << 20,
+            frame_cache_bytes: 24 << 20,
+            ahead_cache_bytes: 64 << 20,
             tree_cache_bytes: 8 << 20,
-            read_ahead_percent: 50,
+            read_ahead_percent: 10,
         }
     }
 }

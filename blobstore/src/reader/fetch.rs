@@ -45,8 +45,8 @@ pub(super) struct Shared {
     pub(super) loader: Option<Arc<PackLoader>>,
     pub(super) sources: Vec<Arc<dyn ChunkSource>>,
     pub(super) frames: Mutex<Recent<FrameKey, Arc<Arrived>>>,
-    /// Frames that were fetched ahead, as stored: three times as many fit, and those that nobody
-    /// comes for are never decompressed.
+    /// Frames as stored: three times as many fit, those that nobody comes for are never
+    /// decompressed, and those that are read again after a while are not fetched again.
     pub(super) packed: Mutex<Recent<FrameKey, Arc<Packed>>>,
     /// Frames that a prefetch holds until they are taken: found as those in `frames` are.
     pub(super) held: Mutex<HashMap<FrameKey, Weak<Arrived>>>,
@@ -75,11 +75,15 @@ impl Shared {
                 Ok(bytes) => {
                     self.counters
                         .fetched(source.tier(), entry.stored_bytes.into());
-                    let decoding = Arc::clone(&entry);
+                    let (decoding, stored) = (Arc::clone(&entry), bytes.clone());
                     // Hashing and decompressing 1 MiB takes about a millisecond.
-                    let decoded = tokio::task::spawn_blocking(move || decoding.decode(bytes)).await;
+                    let decoded =
+                        tokio::task::spawn_blocking(move || decoding.decode(stored)).await;
                     match decoded {
-                        Ok(Ok(frame)) => return Ok(self.keep(key, frame, source.tier())),
+                        Ok(Ok(frame)) => {
+                            self.pack(key, &entry, bytes, source.tier());
+                            return Ok(self.keep(key, frame, source.tier()));
+                        }
                         Ok(Err(error)) => {
                             self.counters.corrupt(source.tier());
                             let (tier, reason) = (source.tier(), error.to_string());
@@ -115,25 +119,34 @@ impl Shared {
         arrived
     }
 
-    /// Returns a frame that is in memory. One that was fetched ahead is decompressed, which takes
+    /// Keeps a frame as it is stored.
+    fn pack(&self, key: FrameKey, entry: &FrameEntry, stored: UnverifiedBytes, tier: Tier) {
+        let size_bytes = entry.stored_bytes as usize;
+        let entry = entry.clone();
+        let packed = Packed {
+            entry,
+            stored,
+            tier,
+        };
+        lock(&self.packed).insert(key, Arc::new(packed), size_bytes);
+    }
+
+    /// Returns a frame that is in memory. One that is there as stored is decompressed, which takes
     /// half a millisecond; one that is not right is dropped.
     pub(super) fn get(&self, key: FrameKey) -> Option<Arc<Arrived>> {
         if let Some(frame) = self.get_plain(key) {
             return Some(frame);
         }
         let packed = lock(&self.packed).get(&key)?;
-        let decoded = packed.entry.decode(packed.stored.clone());
-        let kept = match decoded {
+        match packed.entry.decode(packed.stored.clone()) {
             Ok(frame) => Some(self.keep(key, frame, packed.tier)),
             Err(error) => {
                 // Who needs it asks each tier for it and reports what is wrong.
                 tracing::debug!(%error, "decode frame ahead");
+                drop(lock(&self.packed).remove(&key));
                 None
             }
-        };
-        // Only now, so that nobody finds it in neither place and fetches it again.
-        drop(lock(&self.packed).remove(&key));
-        kept
+        }
     }
 
     fn get_plain(&self, key: FrameKey) -> Option<Arc<Arrived>> {
@@ -213,17 +226,13 @@ impl Shared {
                 continue;
             };
             let key = announced.key();
-            if run.recent && !announced.is_awaited() {
-                let (size_bytes, tier) = (entry.stored_bytes as usize, run.tier);
-                let packed = Packed {
-                    entry,
-                    stored: stored.to_owned_part(),
-                    tier,
-                };
-                lock(&self.packed).insert(key, Arc::new(packed), size_bytes);
-                // Who joined meanwhile finds it there.
-                drop(announced);
-                continue;
+            if run.recent {
+                self.pack(key, &entry, stored.to_owned_part(), run.tier);
+                if !announced.is_awaited() {
+                    // Who joined meanwhile finds it there.
+                    drop(announced);
+                    continue;
+                }
             }
             match entry.decode(stored) {
                 Ok(frame) => {

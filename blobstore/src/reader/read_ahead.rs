@@ -21,7 +21,7 @@ const FRAMES_MAX: u32 = 1 << 20;
 /// Packs whose reads are remembered; beyond them all is forgotten.
 const PACKS_MAX: usize = 1024;
 /// Bytes that may be fetched ahead in vain before any was read.
-const UNREAD_BYTES_MIN: u64 = 8 << 20;
+const UNREAD_BYTES_MIN: u64 = 2 << 20;
 /// Read bytes at which they and the unread ones are halved, so that old successes do not excuse
 /// new waste.
 const READ_BYTES_MAX: u64 = 256 << 20;
@@ -216,9 +216,9 @@ mod tests {
                 .filter(|f| ahead.admit((pack, *f), frame_bytes))
                 .count()
         };
-        assert_eq!(admitted(&ahead, 0), 8, "the fixed amount");
+        assert_eq!(admitted(&ahead, 0), 2, "the fixed amount");
         assert_eq!(admitted(&ahead, 1), 0);
-        // Reading two of them frees their room and adds half as much.
+        // Reading both frees their room and adds half as much.
         ahead.note((0, 0), false);
         ahead.note((0, 1), false);
         assert_eq!(admitted(&ahead, 2), 3);

@@ -102,7 +102,7 @@ fn list() -> ChunkList {
 
 const UNCACHED: ReaderOptions = ReaderOptions {
     frame_cache_bytes: 0,
-    ahead_cache_bytes: 64 << 20,
+    ahead_cache_bytes: 0,
     tree_cache_bytes: 0,
     read_ahead_percent: 0,
 };
