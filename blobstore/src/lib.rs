@@ -13,6 +13,7 @@ mod envelope;
 mod frame;
 mod fsck;
 mod gc;
+mod hints;
 mod index;
 mod lease;
 mod metadata_image;
@@ -49,11 +50,14 @@ pub use gc::{
     Collected, CollectedKind, Condemned, Epoch, Expiry, GC_HOLD, GcError, GcOptions, GcProgress,
     GcReport, RootUsage, SECURED_FOR, SecureError, Secured, Usage, gc, read_epoch, secure, usage,
 };
+pub use hints::{
+    ContentHint, HINTED_CONTENTS_MAX, HINTS_BYTES_MAX, Hinted, Hints, HintsError, HintsWalk,
+};
 pub use index::{ChunkIndex, IndexError, Location};
 pub use lease::{LEASE_TTL, Lease, LeaseError, LeaseRecord, list_leases};
 pub use metadata_image::{
-    METADATA_IMAGE_BYTES_MAX, MetadataImageError, decode_metadata_image, encode_metadata_image,
-    fetch_metadata_image,
+    METADATA_IMAGE_BYTES_MAX, MetadataImage, MetadataImageError, decode_metadata_image,
+    encode_metadata_image, fetch_metadata_image,
 };
 pub use pack::{Item, ItemKind, PackIndex, PackIndexError, PackKind, PackName};
 pub use pack_loader::{AWAITED_PACKS_MAX, PackLoader};

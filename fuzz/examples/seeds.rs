@@ -54,6 +54,7 @@ struct Found {
     chunk_lists: Seeds,
     condemned: Seeds,
     frames: Seeds,
+    hints: Seeds,
     inode_logs: Seeds,
     keeper_messages: Seeds,
     leases: Seeds,
@@ -137,10 +138,11 @@ impl Found {
         // Neither is compared under `cfg(fuzzing)`.
         let tree = TreeId::new(Digest::of(b""));
         let any_id = MetadataImageId::new(Digest::of(b""));
-        let mut plain = decode_metadata_image(tree, any_id, bytes)?;
-        plain.truncate(METADATA_IMAGE_BYTES);
+        let mut image = decode_metadata_image(tree, any_id, bytes)?;
+        self.hints.add(image.hints.encode().unwrap_or_default());
+        image.plain.truncate(METADATA_IMAGE_BYTES);
         self.metadata_images
-            .add(encode_metadata_image(tree, &plain)?.1);
+            .add(encode_metadata_image(tree, &image.plain, &image.hints)?.1);
         Ok(())
     }
 
@@ -255,6 +257,7 @@ fn main() -> Result<(), Failure> {
         ("chunk_list", found.chunk_lists),
         ("condemned", found.condemned),
         ("frame", found.frames),
+        ("hints", found.hints),
         ("inode_log", found.inode_logs),
         ("keeper_message", found.keeper_messages),
         ("lease_record", found.leases),

@@ -22,11 +22,11 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let tree = TreeId::new(Digest::of(b""));
     let any_id = MetadataImageId::new(Digest::of(b""));
-    let Ok(plain) = decode_metadata_image(tree, any_id, bytes) else {
+    let Ok(image) = decode_metadata_image(tree, any_id, bytes) else {
         return;
     };
-    assert!(plain.len() <= bytes.len() * EXPANSION_MAX);
-    let (id, encoded) = encode_metadata_image(tree, &plain).expect("it is within the limit");
+    assert!(image.plain.len() <= bytes.len() * EXPANSION_MAX);
+    let (id, encoded) = encode_metadata_image(tree, &image.plain, &image.hints).expect("it is within the limit");
     let decoded = decode_metadata_image(tree, id, &encoded).expect("it was just encoded");
-    assert_eq!(decoded, plain);
+    assert_eq!(decoded, image);
 });

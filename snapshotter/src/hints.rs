@@ -12,20 +12,18 @@
 //! The bytes are hostile. No input makes a scanner panic, work is linear in the input, and what is
 //! kept of a file is bounded by the constants of each scanner.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "ingest does not store hints yet")
-)]
-
 mod elf;
+mod follow;
 mod javascript;
 mod package_json;
 mod python;
+mod resolve;
 mod scan;
 
 use std::ops::Range;
 
-#[expect(unused_imports, reason = "ingest does not store hints yet")]
+pub(crate) use follow::{Follower, HintedReader};
+pub(crate) use resolve::{AllNeeds, Program, resolve};
 pub(crate) use scan::Scanner;
 
 /// What a file says is read with it.

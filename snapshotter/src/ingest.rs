@@ -30,6 +30,7 @@ use nacre_blobstore::{
 };
 use tokio::runtime::Handle;
 
+use crate::hints::Program;
 use crate::image::{ImagePayload, image_ref};
 use crate::layer::LayerLimits;
 use crate::oci::{self, ImageSource, OciDigest, Platform, ResolvedImage};
@@ -238,7 +239,7 @@ impl Ingest {
         self.writer.crash.reach(CrashPoint::DataFinished);
 
         let trees = self.pack_writer(PackKind::Tree);
-        let stage = TreeStage::new(trees.stream());
+        let stage = TreeStage::new(trees.stream(), Program::of(&documents.config));
         let merged = tokio::task::spawn_blocking(move || stage.run(stored));
         let merged = merged.await.map_err(|_| IngestError::Stopped)??;
         let tree_stats = finish(trees).await?;
@@ -247,7 +248,8 @@ impl Ingest {
         stats.packs += tree_stats.packs;
         let mut metadata_images = BTreeMap::new();
         if let Some(root) = merged.trees.last().copied() {
-            let stored = metadata::store_image(&*self.store, root, merged.staged).await?;
+            let stored =
+                metadata::store_image(&*self.store, root, merged.staged, merged.hints).await?;
             if let Some((image, stored_bytes)) = stored {
                 metadata_images.insert(root, image);
                 stats.bytes_stored += stored_bytes;

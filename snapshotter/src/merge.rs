@@ -5,6 +5,7 @@
 //! the layer hides, then its entries in order. Data never passes through here.
 
 mod encode;
+mod lookup;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 use nacre_blobstore::{Attributes, ContentId, Node};
 
 use crate::layer::LayerPath;
+
+pub(crate) use lookup::{File, Folder};
 
 /// Permission bits of directories that no layer describes.
 const IMPLIED_DIRECTORY_MODE: u16 = 0o755;

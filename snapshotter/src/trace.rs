@@ -21,11 +21,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nacre_blobstore::{
-    BlobStore, Clock, Digest, PackName, Reader, StoredTrace, Trace, TraceError, TreeId, read_trace,
-    trace_ref,
+    BlobStore, Clock, Digest, Hints, PackName, Reader, StoredTrace, Trace, TraceError, TreeId,
+    read_trace, trace_ref,
 };
 use nacre_fs::NodeCache;
 use tokio::task::{JoinHandle, JoinSet};
+
+use crate::hints::Follower;
 
 pub use optimize::{OptimizeError, optimize_image};
 pub use paths::content_paths;
@@ -47,6 +49,7 @@ pub(crate) struct Traces {
     cache: Arc<NodeCache>,
     clock: Arc<dyn Clock>,
     recorder: Recorder,
+    follower: Arc<Follower>,
     tasks: Mutex<JoinSet<()>>,
     streamed: Mutex<HashMap<TreeId, Duration>>,
 }
@@ -55,8 +58,11 @@ pub(crate) struct Traces {
 #[derive(Debug)]
 pub(crate) struct Coming {
     tree: TreeId,
-    loading: JoinHandle<Option<StoredTrace>>,
+    loading: JoinHandle<Option<Loaded>>,
 }
+
+/// A trace, and whether it is that of the tree.
+type Loaded = (StoredTrace, bool);
 
 impl Traces {
     /// Observes the reads of `cache`. Must be called in a runtime.
@@ -65,6 +71,7 @@ impl Traces {
         reader: Arc<Reader>,
         cache: Arc<NodeCache>,
         clock: Arc<dyn Clock>,
+        follower: Follower,
     ) -> Self {
         let recorder = Recorder::start(Arc::clone(&store), Arc::clone(&clock));
         cache.observe_with(recorder.observer());
@@ -74,6 +81,7 @@ impl Traces {
             cache,
             clock,
             recorder,
+            follower: Arc::new(follower),
             tasks: Mutex::default(),
             streamed: Mutex::default(),
         }
@@ -97,14 +105,17 @@ impl Traces {
                 }
             };
             let (own, borrowed) = tokio::join!(own, borrowed);
-            own.or(borrowed)
+            let own = own.map(|own| (own, true));
+            own.or(borrowed.map(|borrowed| (borrowed, false)))
         });
         Some(Coming { tree, loading })
     }
 
-    /// Streams a trace to the node, once `packs`, the packs of the image, are loaded.
-    pub(crate) fn opened(&self, coming: Coming, packs: BTreeSet<PackName>) {
+    /// Streams a trace to the node, once `packs`, the packs of the image, are loaded. Without one
+    /// that was recorded with this very tree, reads are followed by what `hints` say.
+    pub(crate) fn opened(&self, coming: Coming, packs: BTreeSet<PackName>, hints: Option<Hints>) {
         self.note_streamed(coming.tree);
+        let follower = Arc::clone(&self.follower);
         let stream = stream::Streamer {
             store: Arc::clone(&self.store),
             reader: Arc::clone(&self.reader),
@@ -114,7 +125,12 @@ impl Traces {
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
-            if let Ok(Some(stored)) = coming.loading.await {
+            let loaded = coming.loading.await.ok().flatten();
+            let is_own = loaded.as_ref().is_some_and(|(_, own)| *own);
+            if let Some(hints) = hints.filter(|_| !is_own) {
+                follower.add(coming.tree, hints);
+            }
+            if let Some((stored, _)) = loaded {
                 stream.run(stored).await;
             }
         });
@@ -146,6 +162,7 @@ impl Traces {
     pub(crate) async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
         tasks.shutdown().await;
+        self.follower.stop();
         self.recorder.stop(STOP_DEADLINE).await;
     }
 }

@@ -391,3 +391,50 @@ async fn a_dead_store_is_eio_after_its_time() {
     drop(mounted);
     node.stop().await.unwrap();
 }
+
+/// A module of its own frame, which imports another.
+fn module(imports: &str) -> String {
+    let noise = blake3::Hasher::new()
+        .update(imports.as_bytes())
+        .finalize_xof();
+    let mut bytes = vec![0; 400_000];
+    std::io::Read::read_exact(&mut { noise }, &mut bytes).unwrap();
+    let noise: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{imports}\n# {noise}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_module_imports_comes_with_it() {
+    let directory = image("passwd");
+    let modules = [
+        ("main", "import one"),
+        ("one", "from two import x"),
+        ("two", ""),
+        ("other", "x = 1"),
+    ];
+    for (name, imports) in modules {
+        let path = directory.path().join(format!("etc/{name}.py"));
+        std::fs::write(path, module(imports)).unwrap();
+    }
+    let store = memory_store();
+    add(&store, "a", directory.path()).await;
+    let faults = Arc::new(FaultStore::new(store));
+    let seen: Arc<dyn BlobStore> = Arc::clone(&faults) as _;
+    let root = tempfile::tempdir().unwrap();
+    let node = start(&seen, root.path());
+    let mounted = Mounted::new(&node, "a").await;
+    let file = |name: &str| read(mounted.target.path().join(format!("etc/{name}.py")));
+    assert_eq!(file("main").await.unwrap(), module("import one"));
+    // One frame was asked for; two more come by themselves.
+    while node.cache_stats().origin.reads < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    faults.set_partitioned(true);
+    assert_eq!(file("two").await.unwrap(), module(""));
+    assert_eq!(file("one").await.unwrap(), module("from two import x"));
+    assert!(file("other").await.is_err(), "nothing imports it");
+    faults.set_partitioned(false);
+    assert_eq!(file("other").await.unwrap(), module("x = 1"));
+    drop(mounted);
+    node.stop().await.unwrap();
+}

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use super::api::{FinishedTrace, MountMode, NodeInfo};
 use super::cache::recheck;
 use super::open::Opening;
+use crate::hints::HintedReader;
 use crate::image::ImageError;
 use crate::snapshot::{SnapshotError, thaw_noted};
 use crate::trace::Traces;
@@ -153,7 +154,8 @@ impl Node {
         let cache = options.root.join("cache");
         make_private(&cache)?;
         let clock = Arc::clone(&options.clock);
-        let cache = NodeCache::open_with(&cache, Arc::clone(&reader) as _, clock, options.cache)?;
+        let hinted = Arc::new(HintedReader::new(Arc::clone(&reader)));
+        let cache = NodeCache::open_with(&cache, Arc::clone(&hinted) as _, clock, options.cache)?;
         let cache = Arc::new(cache);
         let rechecked = Arc::downgrade(&cache);
         drop(runtime.spawn(recheck(rechecked, Arc::clone(&options.clock))));
@@ -165,7 +167,9 @@ impl Node {
         let traces = {
             let _entered = runtime.enter();
             let (store, clock) = (Arc::clone(&options.store), Arc::clone(&options.clock));
-            Traces::new(store, Arc::clone(&reader), Arc::clone(&cache), clock)
+            let follower = hinted.follow(Arc::downgrade(&cache));
+            let (reader, cache) = (Arc::clone(&reader), Arc::clone(&cache));
+            Traces::new(store, reader, cache, clock, follower)
         };
         let served = Arc::clone(&view);
         let session = match options.keeper.clone() {

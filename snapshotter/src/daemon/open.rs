@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nacre_blobstore::{RecordId, TreeId, decode_metadata_image, fetch_metadata_image};
+use nacre_blobstore::{Hints, RecordId, TreeId, decode_metadata_image, fetch_metadata_image};
 use nacre_fs::erofs::{ErofsError, metadata_image};
 use nacre_fs::mount::Lower;
 use nacre_fs::{MetadataMountError, MetadataMounts};
@@ -39,6 +39,12 @@ impl Opening {
     }
 }
 
+/// A mounted metadata image, and the hints that came with it if it was fetched.
+struct Stored {
+    mounted: PathBuf,
+    hints: Option<Hints>,
+}
+
 impl Node {
     /// Makes an image readable: its packs are awaited afterwards, if they were not known before, and
     /// with [`MountMode::Kernel`] its metadata image is mounted. Costs one request for the name; for
@@ -67,6 +73,7 @@ impl Node {
             (Some(MountMode::Kernel), Err(reason)) => return Err(NodeError::Mode(reason.clone())),
         };
         let packs = &image.record.packs;
+        let mut hints = None;
         let metadata = match mounts {
             None => {
                 self.loader.expect(packs).await?;
@@ -77,13 +84,16 @@ impl Node {
                 let (expected, stored) = tokio::join!(self.loader.expect(packs), stored);
                 expected?;
                 match stored? {
-                    Some(mounted) => Some(mounted),
+                    Some(stored) => {
+                        hints = stored.hints;
+                        Some(stored.mounted)
+                    }
                     None => self.mount_built(mounts, tree, wanted).await?,
                 }
             }
         };
         if let Some(trace) = trace {
-            self.traces.opened(trace, packs.clone());
+            self.traces.opened(trace, packs.clone(), hints);
         }
         drop(turn);
         let below = |folder: &str| self.mount_point().join(folder).join(tree.to_string());
@@ -126,10 +136,11 @@ impl Node {
         mounts: &Arc<MetadataMounts>,
         image: &Mountable,
         tree: TreeId,
-    ) -> Result<Option<PathBuf>, NodeError> {
+    ) -> Result<Option<Stored>, NodeError> {
         let here = off_reactor(mounts, move |mounts| mounts.mounted(tree)).await?;
-        if here.is_some() {
-            return Ok(here);
+        if let Some(mounted) = here {
+            let hints = None;
+            return Ok(Some(Stored { mounted, hints }));
         }
         let Some(id) = image.record.metadata_images.get(&tree) else {
             return Ok(None);
@@ -145,7 +156,11 @@ impl Node {
         // Checking and decompressing takes longer than mounting.
         off_reactor(mounts, move |mounts| {
             match decode_metadata_image(tree, id, &bytes) {
-                Ok(image) => mounts.mount(tree, &image).map(Some),
+                Ok(image) => {
+                    let mounted = mounts.mount(tree, &image.plain)?;
+                    let hints = Some(image.hints);
+                    Ok(Some(Stored { mounted, hints }))
+                }
                 Err(error) => {
                     tracing::warn!(%tree, %error, "build a metadata image anew");
                     Ok(None)

@@ -34,6 +34,8 @@ const DYNAMIC_BYTES_MAX: u64 = 64 << 10;
 const STRING_BYTES_MAX: usize = 4096;
 /// What of one writable segment is called touched; relocations come first in it.
 const WRITABLE_BYTES_MAX: u64 = 32 << 20;
+/// What of the constants is called touched: what initializers read of them lies all over them.
+const CONSTANTS_BYTES_MAX: u64 = 4 << 20;
 
 const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
@@ -46,6 +48,7 @@ const EM_AARCH64: u16 = 183;
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
+const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_W: u32 = 2;
 
 /// A program header.
@@ -137,6 +140,16 @@ impl ElfCapture {
             match segment.kind {
                 PT_LOAD if segment.writable => {
                     touched.push(capped(&segment.file, WRITABLE_BYTES_MAX));
+                }
+                // Constants are what precedes the unwinder's table in its segment.
+                PT_GNU_EH_FRAME => {
+                    let holds = |load: &&Segment| {
+                        load.kind == PT_LOAD && load.file.contains(&segment.file.start)
+                    };
+                    if let Some(load) = self.segments.iter().find(holds) {
+                        let constants = load.file.start..segment.file.start;
+                        touched.push(capped(&constants, CONSTANTS_BYTES_MAX));
+                    }
                 }
                 PT_INTERP => {
                     touched.push(capped(&segment.file, STRING_BYTES_MAX as u64));

@@ -11,6 +11,7 @@ use super::IngestError;
 use super::affinity;
 use super::blob_reader::{BlockReader, BlockSender, pump, queue};
 use super::progress::Progress;
+use crate::hints::{AllNeeds, Scanner};
 use crate::layer::{
     Compression, Decompressor, DirectoryReader, EntryKind, EntrySource, LayerEntry, LayerError,
     LayerLimits, TarReader,
@@ -57,6 +58,8 @@ pub(super) struct StoredLayer {
     pub(super) name: String,
     pub(super) diff: LayerDiff,
     pub(super) contents: Vec<Chunked>,
+    /// What its files say that they need.
+    pub(super) needs: AllNeeds,
     /// The blob that it came from.
     pub(super) blob: Option<LayerDescriptor>,
 }
@@ -73,13 +76,7 @@ pub(super) async fn store_layer(
             let name = path.display().to_string();
             let work = move || {
                 let mut reader = DirectoryReader::open(&path, &name, sink.limits.clone())?;
-                let (diff, contents) = store_entries(&mut reader, sink)?;
-                Ok(StoredLayer {
-                    name,
-                    diff,
-                    contents,
-                    blob: None,
-                })
+                store_entries(&mut reader, name, sink)
             };
             blocking(work).await
         }
@@ -179,7 +176,7 @@ fn store_tar(
         &name,
         sink.limits.clone(),
     );
-    let (diff, contents) = store_entries(&mut tar, sink)?;
+    let stored = store_entries(&mut tar, name, sink)?;
     let found = tar.into_inner().hasher.finish();
     if found != layer.diff_id {
         let (layer, expected) = (layer.digest, layer.diff_id);
@@ -190,10 +187,8 @@ fn store_tar(
         });
     }
     Ok(StoredLayer {
-        name,
-        diff,
-        contents,
         blob: Some(layer),
+        ..stored
     })
 }
 
@@ -214,10 +209,12 @@ impl<R: Read> Read for HashingReader<R> {
 /// Stores the data of all entries and collects the rest of them.
 fn store_entries(
     source: &mut impl EntrySource,
+    name: String,
     sink: Sink,
-) -> Result<(LayerDiff, Vec<Chunked>), IngestError> {
+) -> Result<StoredLayer, IngestError> {
     let mut diff = LayerDiff::default();
     let mut contents = Vec::new();
+    let mut needs = AllNeeds::new();
     let Sink {
         mut items,
         mut chunker,
@@ -255,8 +252,12 @@ fn store_entries(
             EntryKind::Socket => other(Node::Socket),
             EntryKind::File { .. } => {
                 items.turn_to(affinity::of(path.as_bytes()));
-                let chunked = store_content(source, &mut chunker, &mut items)?;
+                let mut scanner = Scanner::new(path.as_bytes());
+                let chunked = store_content(source, &mut chunker, &mut items, &mut scanner)?;
                 let (content, size_bytes) = (chunked.content, chunked.size_bytes);
+                if let Some(found) = scanner.finish(size_bytes) {
+                    needs.insert(content, found);
+                }
                 contents.push(chunked);
                 StoredKind::Inode(
                     attributes,
@@ -270,13 +271,20 @@ fn store_entries(
         diff.entries.push(StoredEntry { path, what });
     }
     items.flush()?;
-    Ok((diff, contents))
+    Ok(StoredLayer {
+        name,
+        diff,
+        contents,
+        needs,
+        blob: None,
+    })
 }
 
 fn store_content(
     source: &mut impl EntrySource,
     chunker: &mut Chunker,
     items: &mut ItemStream,
+    scanner: &mut Scanner,
 ) -> Result<Chunked, IngestError> {
     // `Read` can only carry an io::Error, so the layer's own error waits beside it.
     let mut failed = None;
@@ -285,6 +293,7 @@ fn store_content(
         failed: &mut failed,
     };
     let result = chunker.cut(&mut data, |chunk| {
+        scanner.take(chunk.bytes());
         items.add_chunk(&chunk).map_err(CutError::Write)
     });
     match (result, failed) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nacre_blobstore::{
-    BlobStore, MetadataImageId, ReadError, StoreError, Tree, TreeId, TreeReader,
+    BlobStore, Hints, MetadataImageId, ReadError, StoreError, Tree, TreeId, TreeReader,
     encode_metadata_image,
 };
 use nacre_fs::erofs::{ErofsError, metadata_image};
@@ -34,12 +34,13 @@ impl TreeReader for StagedTrees {
     }
 }
 
-/// Stores the metadata image of `root` unless it is there; returns its id and the bytes that it
+/// Stores the metadata image of `root`, with the hints of its files, unless it is there; returns its id and the bytes that it
 /// took. `None` for a tree that EROFS cannot hold: nodes serve that by FUSE.
 pub(super) async fn store_image(
     store: &dyn BlobStore,
     root: TreeId,
     trees: StagedTrees,
+    hints: Hints,
 ) -> Result<Option<(MetadataImageId, u64)>, IngestError> {
     let plain = match metadata_image(root, &trees).await {
         Ok(plain) => plain,
@@ -50,7 +51,8 @@ pub(super) async fn store_image(
         Err(error) => return Err(error.into()),
     };
     drop(trees);
-    let encoded = tokio::task::spawn_blocking(move || encode_metadata_image(root, &plain)).await;
+    let encoded =
+        tokio::task::spawn_blocking(move || encode_metadata_image(root, &plain, &hints)).await;
     let (id, bytes) = encoded.map_err(|_| IngestError::Stopped)??;
     match store.size(&id.key()).await {
         Ok(_) => return Ok(Some((id, 0))),

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use nacre_blobstore::{ItemKind, ItemStream, TreeId};
+use nacre_blobstore::{Hints, ItemKind, ItemStream, TreeId};
 
 use super::IngestError;
 use super::layer::StoredLayer;
 use super::metadata::StagedTrees;
+use crate::hints::{AllNeeds, Program, resolve};
 use crate::image::ImageLayer;
 use crate::merge::MergedTree;
 use crate::oci::OciDigest;
@@ -17,6 +18,7 @@ pub(super) struct Merged {
     pub(super) layers: Vec<ImageLayer>,
     pub(super) items: BTreeSet<ItemKind>,
     pub(super) staged: StagedTrees,
+    pub(super) hints: Hints,
     pub(super) files: u64,
     pub(super) bytes_compressed: u64,
     pub(super) bytes_plain: u64,
@@ -27,13 +29,15 @@ pub(super) struct TreeStage {
     stream: ItemStream,
     items: HashSet<ItemKind>,
     staged: StagedTrees,
+    program: Program,
 }
 
 impl TreeStage {
-    /// Stores through `stream`.
-    pub(super) fn new(stream: ItemStream) -> Self {
+    /// Stores the trees of an image that starts `program` through `stream`.
+    pub(super) fn new(stream: ItemStream, program: Program) -> Self {
         Self {
             stream,
+            program,
             items: HashSet::new(),
             staged: StagedTrees::default(),
         }
@@ -44,6 +48,7 @@ impl TreeStage {
         let (mut trees, mut layers) = (Vec::new(), Vec::new());
         let mut chain: Option<OciDigest> = None;
         let mut bytes_compressed = 0;
+        let mut needs = AllNeeds::new();
         if stored.is_empty() {
             trees.push(self.encode(&mut tree)?);
         }
@@ -52,8 +57,10 @@ impl TreeStage {
                 name,
                 diff,
                 contents,
+                needs: found,
                 blob,
             } = layer;
+            needs.extend(found);
             let merge = |source| IngestError::Merge {
                 layer: name,
                 source,
@@ -93,6 +100,7 @@ impl TreeStage {
             layers,
             items,
             staged: self.staged,
+            hints: resolve(&tree, &needs, &self.program),
             files,
             bytes_compressed,
             bytes_plain,

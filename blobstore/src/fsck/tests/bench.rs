@@ -7,8 +7,8 @@ use super::super::*;
 use crate::MetadataImageId;
 use crate::testing::memory_store;
 use crate::{
-    Attributes, Chunk, ContentId, Entry, Key, Node, PackWriter, RecordKind, Ref, RefName, Tree,
-    WriterOptions, encode_metadata_image, write_ref,
+    Attributes, Chunk, ContentId, Entry, Hints, Key, Node, PackWriter, RecordKind, Ref, RefName,
+    Tree, WriterOptions, encode_metadata_image, write_ref,
 };
 
 pub(crate) struct Bench {
@@ -118,7 +118,8 @@ impl Bench {
         };
         let (data, tree) = (of(PackKind::Data), of(PackKind::Tree));
         let payload = Vec::new();
-        let (metadata, bytes) = encode_metadata_image(root, name.as_bytes()).unwrap();
+        let (metadata, bytes) =
+            encode_metadata_image(root, name.as_bytes(), &Hints::default()).unwrap();
         self.store.put(&metadata.key(), bytes.into()).await.unwrap();
         let record = Record {
             kind: RecordKind::Image,

@@ -10,9 +10,10 @@ use super::world::{SimClock, SimStore, World};
 use crate::frame;
 use crate::pack::{Item, ItemKind, PackBuilder};
 use crate::{
-    Attributes, BlobStore, Chunk, Clock, ContentId, Digest, Entry, Epoch, Lease, Node as TreeNode,
-    PackIndex, PackKind, PackName, Record, RecordId, RecordKind, Ref, RefName, SecureError,
-    StoreError, Tree, TreeId, encode_metadata_image, read_epoch, read_ref, secure, write_ref,
+    Attributes, BlobStore, Chunk, Clock, ContentId, Digest, Entry, Epoch, Hints, Lease,
+    Node as TreeNode, PackIndex, PackKind, PackName, Record, RecordId, RecordKind, Ref, RefName,
+    SecureError, StoreError, Tree, TreeId, encode_metadata_image, read_epoch, read_ref, secure,
+    write_ref,
 };
 
 pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -108,7 +109,7 @@ impl Writer {
         let data = self.add(PackKind::Data, items.collect(), known).await?;
         let (root, trees) = trees_of(chunks);
         let trees = self.add(PackKind::Tree, trees, known).await?;
-        let (metadata, bytes) = encode_metadata_image(root, b"image")?;
+        let (metadata, bytes) = encode_metadata_image(root, b"image", &Hints::default())?;
         self.store.put(&metadata.key(), bytes.into()).await?;
         let record = Record {
             kind: RecordKind::Image,

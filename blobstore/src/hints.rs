@@ -1,0 +1,441 @@
+//! Hints: which files are read with a file, known without a start having been recorded.
+//!
+//! A program loads its libraries, a module imports others: most of what a start reads can be told
+//! from the files themselves. Hints are that graph for one image, by content. They keep nothing
+//! alive and promise nothing: a wrong one costs a fetch in vain.
+//!
+//! ```text
+//! "NHT1" | count uvarint | content*, sorted by id                           at most 16 MiB
+//! content: id | size uvarint
+//!          ranges: count uvarint | (bytes after the last range uvarint, length uvarint)*
+//!          needs: count uvarint | number of a content uvarint*
+//! after the contents, what every start reads: count uvarint | number of a content uvarint*
+//! ```
+//! Without ranges all of a content is read. Needs are in the order in which they are read.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::wire::{Put, Truncated, Wire};
+use crate::{ContentId, Digest};
+
+const MAGIC: &[u8; 4] = b"NHT1";
+/// Largest encoded hints, in bytes.
+pub const HINTS_BYTES_MAX: usize = 16 << 20;
+/// Most contents of hints; those with the greatest ids are left out beyond it.
+pub const HINTED_CONTENTS_MAX: usize = 1 << 18;
+/// Most needs of all contents together.
+const NEEDS_MAX: usize = 1 << 22;
+/// Least bytes of an encoded content, and of a range.
+const CONTENT_BYTES_MIN: usize = Digest::LEN + 3;
+const RANGE_BYTES_MIN: usize = 2;
+
+/// Why hints are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed hints: {0}")]
+pub struct HintsError(&'static str);
+
+impl From<Truncated> for HintsError {
+    fn from(error: Truncated) -> Self {
+        Self(error.0)
+    }
+}
+
+/// What is known of one content, for [`Hints::new`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContentHint {
+    /// Its length.
+    pub size_bytes: u64,
+    /// What of it is read when it is loaded, sorted and apart; none means all.
+    pub ranges: Vec<Range<u64>>,
+    /// What is read with it, in that order.
+    pub needs: Vec<ContentId>,
+}
+
+/// A content that is read with another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hinted<'a> {
+    /// The content.
+    pub content: ContentId,
+    /// Its length.
+    pub size_bytes: u64,
+    /// What of it is read when it is loaded; none means all.
+    pub ranges: &'a [Range<u64>],
+}
+
+/// The hints of one image: 60 bytes of memory a content, 4 a need.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hints {
+    contents: Vec<(ContentId, u64)>,
+    ranges: Lists<Range<u64>>,
+    needs: Lists<u32>,
+    start: Vec<u32>,
+}
+
+/// Lists of varying length, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lists<T> {
+    ends: Vec<u32>,
+    values: Vec<T>,
+}
+
+/// Which contents of some hints were given out.
+#[derive(Debug, Default)]
+pub struct HintsWalk {
+    given: Vec<u64>,
+}
+
+impl Hints {
+    /// Makes hints of what is known of each content and what every start reads, in that order. What is
+    /// needed and not among the contents is dropped, as is what is beyond a limit.
+    pub fn new(mut known: BTreeMap<ContentId, ContentHint>, start: &[ContentId]) -> Self {
+        while known.len() > HINTED_CONTENTS_MAX {
+            known.pop_last();
+        }
+        let ids: Vec<ContentId> = known.keys().copied().collect();
+        let number = |need: &ContentId| u32::try_from(ids.binary_search(need).ok()?).ok();
+        let mut hints = Self {
+            start: start.iter().filter_map(number).take(NEEDS_MAX).collect(),
+            ..Self::default()
+        };
+        for (content, hint) in known {
+            let size_bytes = hint.size_bytes;
+            let inside = |range: &Range<u64>| range.start < range.end && range.end <= size_bytes;
+            let apart = hint.ranges.windows(2).all(|two| two[0].end <= two[1].start);
+            let ranges = if apart && hint.ranges.iter().all(inside) {
+                hint.ranges
+            } else {
+                Vec::new()
+            };
+            let room = NEEDS_MAX.saturating_sub(hints.needs.values.len());
+            hints.contents.push((content, size_bytes));
+            hints.ranges.push(ranges);
+            let needs = hint.needs.iter().filter_map(number).take(room);
+            hints.needs.push(needs);
+        }
+        hints
+    }
+
+    /// Returns how many contents are in it.
+    pub fn len(&self) -> usize {
+        self.contents.len()
+    }
+
+    /// Tells whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.contents.is_empty()
+    }
+
+    /// Returns the contents, in the order of their ids.
+    pub fn contents(&self) -> impl Iterator<Item = ContentId> {
+        self.contents.iter().map(|(content, _)| *content)
+    }
+
+    /// Gives out a content and what is read with it, and with that, and so on, in the order in which
+    /// programs read: what one needs comes before what its sibling needs. What was given out before
+    /// is left out. Ends when the contents make `bytes_max`, counting of each what is read; what is
+    /// left then is given out when its turn comes.
+    pub fn read_with(
+        &self,
+        content: ContentId,
+        walk: &mut HintsWalk,
+        bytes_max: u64,
+    ) -> Vec<Hinted<'_>> {
+        self.walk(self.number(content).into_iter().collect(), walk, bytes_max)
+    }
+
+    /// Gives out what every start reads, and what is read with that, as
+    /// [`read_with`](Self::read_with) does.
+    pub fn read_at_start(&self, walk: &mut HintsWalk, bytes_max: u64) -> Vec<Hinted<'_>> {
+        let start = self.start.iter().rev().map(|number| *number as usize);
+        self.walk(start.collect(), walk, bytes_max)
+    }
+
+    /// Goes on from the contents in `stack`, the last first.
+    fn walk(&self, mut stack: Vec<usize>, walk: &mut HintsWalk, bytes_max: u64) -> Vec<Hinted<'_>> {
+        walk.given.resize(self.contents.len().div_ceil(64), 0);
+        let mut given = Vec::new();
+        let mut bytes = 0;
+        while let Some(number) = stack.pop() {
+            let (word, bit) = (number / 64, 1 << (number % 64));
+            if walk.given[word] & bit != 0 {
+                continue;
+            }
+            let (content, size_bytes) = self.contents[number];
+            let ranges = self.ranges.get(number);
+            bytes += match ranges {
+                [] => size_bytes,
+                some => some.iter().map(|range| range.end - range.start).sum(),
+            };
+            if bytes > bytes_max && !given.is_empty() {
+                break;
+            }
+            walk.given[word] |= bit;
+            given.push(Hinted {
+                content,
+                size_bytes,
+                ranges,
+            });
+            stack.extend(self.needs.get(number).iter().rev().map(|n| *n as usize));
+        }
+        given
+    }
+
+    fn number(&self, content: ContentId) -> Option<usize> {
+        self.contents
+            .binary_search_by_key(&content, |(id, _)| *id)
+            .ok()
+    }
+
+    /// Encodes the hints. `None` above [`HINTS_BYTES_MAX`].
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(16 + self.contents.len() * 48);
+        out.put(MAGIC);
+        out.put_uvarint(self.contents.len() as u64);
+        for (number, (content, size_bytes)) in self.contents.iter().enumerate() {
+            out.put(content.as_bytes());
+            out.put_uvarint(*size_bytes);
+            let ranges = self.ranges.get(number);
+            out.put_uvarint(ranges.len() as u64);
+            let mut end = 0;
+            for range in ranges {
+                out.put_uvarint(range.start - end);
+                out.put_uvarint(range.end - range.start);
+                end = range.end;
+            }
+            let needs = self.needs.get(number);
+            out.put_uvarint(needs.len() as u64);
+            needs
+                .iter()
+                .for_each(|need| out.put_uvarint((*need).into()));
+        }
+        out.put_uvarint(self.start.len() as u64);
+        let start = self.start.iter();
+        start.for_each(|number| out.put_uvarint((*number).into()));
+        (out.len() <= HINTS_BYTES_MAX).then_some(out)
+    }
+
+    /// Decodes hints.
+    ///
+    /// # Errors
+    /// [`HintsError`] for anything but the encoding of valid hints.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HintsError> {
+        if bytes.len() > HINTS_BYTES_MAX {
+            return Err(HintsError("too long"));
+        }
+        let mut wire = Wire::new(bytes);
+        if wire.array()? != *MAGIC {
+            return Err(HintsError("not hints"));
+        }
+        let count = wire.count(CONTENT_BYTES_MIN)?;
+        if count > HINTED_CONTENTS_MAX {
+            return Err(HintsError("number of contents"));
+        }
+        let mut hints = Self::default();
+        hints.contents.reserve(count);
+        for _ in 0..count {
+            let content = ContentId::new(Digest::from_bytes(wire.array()?));
+            if hints
+                .contents
+                .last()
+                .is_some_and(|(last, _)| *last >= content)
+            {
+                return Err(HintsError("contents out of order"));
+            }
+            let size_bytes = wire.uvarint()?;
+            hints.contents.push((content, size_bytes));
+            let range_count = wire.count(RANGE_BYTES_MIN)?;
+            let mut ranges = Vec::with_capacity(range_count);
+            let mut end = 0_u64;
+            for _ in 0..range_count {
+                let start = end.checked_add(wire.uvarint()?);
+                let len = wire.uvarint()?;
+                let range = start.and_then(|start| Some(start..start.checked_add(len)?));
+                let inside = range.filter(|range| !range.is_empty() && range.end <= size_bytes);
+                let range = inside.ok_or(HintsError("range outside its content"))?;
+                end = range.end;
+                ranges.push(range);
+            }
+            hints.ranges.push(ranges);
+            hints.needs.push(decode_numbers(&mut wire, count)?);
+            if hints.needs.values.len() > NEEDS_MAX {
+                return Err(HintsError("number of needs"));
+            }
+        }
+        hints.start = decode_numbers(&mut wire, count)?;
+        if hints.start.len() > NEEDS_MAX {
+            return Err(HintsError("number of needs"));
+        }
+        wire.finish()?;
+        Ok(hints)
+    }
+}
+
+/// Reads numbers of contents, of which there are `contents`.
+fn decode_numbers(wire: &mut Wire<'_>, contents: usize) -> Result<Vec<u32>, HintsError> {
+    let count = wire.count(1)?;
+    let mut numbers = Vec::with_capacity(count);
+    for _ in 0..count {
+        let number = wire.uvarint32()?;
+        if number as usize >= contents {
+            return Err(HintsError("need that is not there"));
+        }
+        numbers.push(number);
+    }
+    Ok(numbers)
+}
+
+impl<T> Default for Lists<T> {
+    fn default() -> Self {
+        Self {
+            ends: Vec::new(),
+            values: Vec::new(),
+        }
+    }
+}
+
+impl<T> Lists<T> {
+    /// Adds values to those since the last list, and ends the list.
+    fn push(&mut self, values: impl IntoIterator<Item = T>) {
+        self.values.extend(values);
+        // There are fewer than 2^32: encoded they take more bytes than are allowed.
+        self.ends
+            .push(u32::try_from(self.values.len()).unwrap_or(u32::MAX));
+    }
+
+    fn get(&self, number: usize) -> &[T] {
+        let start = number
+            .checked_sub(1)
+            .map_or(0, |before| self.ends[before] as usize);
+        &self.values[start..self.ends[number] as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u8) -> ContentId {
+        ContentId::new(Digest::of(&[number]))
+    }
+
+    fn hint(size_bytes: u64, needs: &[u8]) -> ContentHint {
+        ContentHint {
+            size_bytes,
+            ranges: Vec::new(),
+            needs: needs.iter().map(|number| id(*number)).collect(),
+        }
+    }
+
+    fn hints() -> Hints {
+        let ranged = ContentHint {
+            ranges: vec![0..100, 100..101, 4000..5000],
+            ..hint(5000, &[1])
+        };
+        let known = [
+            (id(1), hint(10, &[2, 3, 9])),
+            (id(2), hint(20, &[4, 1])),
+            (id(3), ranged),
+            (id(4), hint(40, &[])),
+        ];
+        Hints::new(known.into(), &[id(9), id(4), id(2)])
+    }
+
+    fn given(hints: &Hints, walk: &mut HintsWalk, of: u8, bytes_max: u64) -> Vec<ContentId> {
+        let given = hints.read_with(id(of), walk, bytes_max);
+        given.iter().map(|hinted| hinted.content).collect()
+    }
+
+    #[test]
+    fn gives_out_in_the_order_of_reads_and_once() {
+        let (hints, mut walk) = (hints(), HintsWalk::default());
+        let all = given(&hints, &mut walk, 1, u64::MAX);
+        assert_eq!(
+            all,
+            [id(1), id(2), id(4), id(3)],
+            "what 2 needs comes before 3"
+        );
+        assert_eq!(given(&hints, &mut walk, 3, u64::MAX), [], "given before");
+        let mut walk = HintsWalk::default();
+        assert_eq!(
+            given(&hints, &mut walk, 9, u64::MAX),
+            [],
+            "nothing is known of it"
+        );
+        let mut walk = HintsWalk::default();
+        let start = hints.read_at_start(&mut walk, u64::MAX);
+        let start: Vec<_> = start.iter().map(|hinted| hinted.content).collect();
+        assert_eq!(start, [id(4), id(2), id(1), id(3)]);
+        let mut walk = HintsWalk::default();
+        // The ranges of 3 are 1,101 bytes.
+        assert_eq!(
+            given(&hints, &mut walk, 1, 70 + 1100),
+            [id(1), id(2), id(4)]
+        );
+        assert_eq!(
+            given(&hints, &mut walk, 3, 0),
+            [id(3)],
+            "what was asked for, always"
+        );
+    }
+
+    #[test]
+    fn round_trips_and_refuses_every_cut() {
+        let bytes = hints().encode().unwrap();
+        assert_eq!(Hints::decode(&bytes).unwrap(), hints());
+        for end in 0..bytes.len() {
+            assert!(Hints::decode(&bytes[..end]).is_err());
+        }
+        assert!(Hints::decode(&[&bytes[..], b"x"].concat()).is_err());
+        let empty = Hints::default().encode().unwrap();
+        assert!(Hints::decode(&empty).unwrap().is_empty());
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let digest = Digest::of(&hints().encode().unwrap()).to_string();
+        assert_eq!(
+            digest,
+            "c0b210c159eb519a5a7f1ee49b633f7e616a9b34298e14391b9e878be288eaf3"
+        );
+    }
+
+    #[test]
+    fn ranges_that_are_not_in_their_content_are_dropped_or_refused() {
+        for ranges in [vec![0..11], vec![5..5], vec![4..6, 5..7], vec![4..6, 0..2]] {
+            let wrong = ContentHint {
+                ranges,
+                ..hint(10, &[])
+            };
+            let hints = Hints::new([(id(1), wrong)].into(), &[]);
+            assert_eq!(
+                hints.read_with(id(1), &mut HintsWalk::default(), 10)[0].ranges,
+                []
+            );
+        }
+        let ranged = ContentHint {
+            ranges: vec![3..10],
+            ..hint(10, &[])
+        };
+        let mut bytes = Hints::new([(id(1), ranged)].into(), &[]).encode().unwrap();
+        let at = bytes.len() - 3;
+        assert_eq!(bytes[at], 7, "the length of the range");
+        bytes[at] = 8;
+        assert_eq!(
+            Hints::decode(&bytes),
+            Err(HintsError("range outside its content"))
+        );
+        bytes[at] = 0;
+        assert_eq!(
+            Hints::decode(&bytes),
+            Err(HintsError("range outside its content"))
+        );
+        bytes[at] = 7;
+        bytes[at + 2] = 1;
+        bytes.push(1);
+        assert_eq!(
+            Hints::decode(&bytes),
+            Err(HintsError("need that is not there"))
+        );
+    }
+}
