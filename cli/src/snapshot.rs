@@ -1,6 +1,7 @@
 //! `nacre snapshot`: what sandboxes wrote.
 
 pub(crate) mod create;
+mod diff;
 mod inspect;
 mod ls;
 mod rm;
@@ -19,6 +20,7 @@ pub(crate) async fn snapshot(settings: &Settings, verb: SnapshotVerb) -> Result<
         SnapshotVerb::Inspect(named) => inspect::inspect(settings, &named.name).await,
         SnapshotVerb::Rm(named) => rm::rm(settings, &named.name).await,
         SnapshotVerb::Tag(arguments) => tag::tag(settings, &arguments).await,
+        SnapshotVerb::Diff(arguments) => diff::diff(settings, arguments).await,
     }
 }
 

@@ -8,16 +8,18 @@
 mod api;
 mod cache;
 mod client;
+mod diff;
 mod mountable;
+mod named;
 mod node;
 mod open;
 mod server;
 mod snapshot;
 
 pub use api::{
-    CacheCheck, CachePrune, CacheStats, CreateSnapshot, CreatedSnapshot, FinishedTrace, MountMode,
-    NodeInfo, OpenedImage, TierCount,
+    CacheCheck, CachePrune, CacheStats, Change, CreateSnapshot, CreatedSnapshot, DiffLine,
+    DiffRequest, DiffSummary, FinishedTrace, MountMode, NodeInfo, OpenedImage, Refusal, TierCount,
 };
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, DiffLines};
 pub use node::{KERNEL_MODE_REASON, Node, NodeError, NodeOptions};
 pub use server::{ServeError, serve};

@@ -7,17 +7,20 @@ mod ingest;
 pub mod layer;
 mod merge;
 pub mod oci;
+mod patch;
 mod snapshot;
 mod trace;
 
 pub use daemon::{
-    CacheCheck, CachePrune, CacheStats, Client, ClientError, CreateSnapshot, CreatedSnapshot,
-    FinishedTrace, KERNEL_MODE_REASON, MountMode, Node, NodeError, NodeInfo, NodeOptions,
-    OpenedImage, ServeError, TierCount, serve,
+    CacheCheck, CachePrune, CacheStats, Change, Client, ClientError, CreateSnapshot,
+    CreatedSnapshot, DiffLine, DiffLines, DiffRequest, DiffSummary, FinishedTrace,
+    KERNEL_MODE_REASON, MountMode, Node, NodeError, NodeInfo, NodeOptions, OpenedImage, Refusal,
+    ServeError, TierCount, serve,
 };
 pub use image::{IMAGES_NAMESPACE, Image, ImageError, ImageLayer, ImagePayload, image_ref};
 pub use ingest::{AddSource, AddedImage, Ingest, IngestError, NoProgress, Progress};
 pub use merge::MergeError;
+pub use patch::quote_path;
 pub use snapshot::{
     SNAPSHOT_KEYS_NAMESPACE, SNAPSHOTS_NAMESPACE, Snapshot, SnapshotError, SnapshotKind,
     SnapshotPayload, is_expired, snapshot_ref,

@@ -16,6 +16,8 @@ pub(crate) enum SnapshotVerb {
     Rm(SnapshotNamed),
     /// Give a snapshot a name, taking it from whatever has it
     Tag(SnapshotTag),
+    /// List what differs between two images or snapshots, or directories of them
+    Diff(SnapshotDiff),
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +59,20 @@ pub(crate) struct SnapshotTag {
     pub(crate) name: String,
     /// The name to give
     pub(crate) tag: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotDiff {
+    /// Name or id of an image or a snapshot; with :/PATH what it has there
+    pub(crate) before: String,
+    /// The same, to compare it with
+    pub(crate) after: String,
+    /// Print only how much differs
+    #[arg(long, conflicts_with = "patch")]
+    pub(crate) stat: bool,
+    /// Print a patch of the text files and symlinks that differ, in git's format
+    #[arg(long, short)]
+    pub(crate) patch: bool,
 }
 
 #[derive(Debug, Args)]

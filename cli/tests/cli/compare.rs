@@ -243,7 +243,7 @@ impl Walk<'_> {
     }
 }
 
-fn kind(of: &Metadata) -> &'static str {
+pub(crate) fn kind(of: &Metadata) -> &'static str {
     let kind = of.file_type();
     if kind.is_file() {
         "file"
@@ -262,9 +262,9 @@ fn kind(of: &Metadata) -> &'static str {
     }
 }
 
-type Xattrs = BTreeMap<OsString, Vec<u8>>;
+pub(crate) type Xattrs = BTreeMap<OsString, Vec<u8>>;
 
-fn xattrs(path: &Path) -> io::Result<Xattrs> {
+pub(crate) fn xattrs(path: &Path) -> io::Result<Xattrs> {
     let mut list = vec![0; llistxattr_query(path)?];
     let length = llistxattr(path, &mut list[..])?;
     list.truncate(length);

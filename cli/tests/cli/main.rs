@@ -6,6 +6,7 @@ mod cache;
 mod collection;
 mod compare;
 mod corpus;
+mod diff;
 mod hostile;
 mod images;
 mod layout;

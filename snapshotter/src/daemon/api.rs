@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use nacre_fs::mount::Lower;
 use serde::{Deserialize, Serialize};
 
@@ -162,11 +164,11 @@ pub struct CachePrune {
 
 /// The body of every answer that is not 200.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Refusal {
+pub struct Refusal {
     /// What went wrong.
-    pub(super) error: String,
+    pub error: String,
     /// The exit code that a command should end with because of it.
-    pub(super) code: u8,
+    pub code: u8,
 }
 
 /// `POST /v1/traces/finish`: end the recording of a start and store it.
@@ -243,4 +245,81 @@ pub struct CreatedSnapshot {
     pub durability: String,
     /// Paths that were left out because they cannot be kept: sockets.
     pub skipped: Vec<String>,
+}
+
+/// `POST /v1/trees/diff`: compare two trees.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiffRequest {
+    /// A name, with `:/PATH` for what is at a path.
+    pub before: String,
+    /// The same.
+    pub after: String,
+    /// Whether only the summary is wanted.
+    pub stat: bool,
+    /// Whether files are to be compared as text.
+    pub patch: bool,
+}
+
+/// One line of what comes of it. The last one is a summary or an error; none comes after.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum DiffLine {
+    /// Only the second tree has it.
+    Added(Change),
+    /// Both have it, and not the same.
+    Modified(Change),
+    /// Only the first tree has it.
+    Removed(Change),
+    /// That was all.
+    Summary(DiffSummary),
+    /// It could not be finished.
+    Error(Refusal),
+}
+
+/// A path at which two trees differ.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Change {
+    /// The path, absolute. Bytes that are no UTF-8 are shown as U+FFFD.
+    pub path: String,
+    /// The bytes of the path in base64, where `path` cannot show them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_base64: Option<String>,
+    /// What is there in the second tree, or else was in the first.
+    pub kind: String,
+    /// Bytes of the file that is new or gone; 0 when only attributes changed.
+    pub bytes: u64,
+    /// What is not the same, where both have it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
+    /// The change as git shows it, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch: Option<String>,
+}
+
+impl Change {
+    /// Returns the bytes of the path.
+    pub fn path_bytes(&self) -> Vec<u8> {
+        let bytes = self.path_base64.as_ref();
+        let bytes = bytes.and_then(|text| STANDARD.decode(text).ok());
+        bytes.unwrap_or_else(|| self.path.clone().into_bytes())
+    }
+}
+
+/// How much differs.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct DiffSummary {
+    /// Paths that only the second tree has.
+    pub added: u64,
+    /// Paths that both have, and not the same.
+    pub modified: u64,
+    /// Paths that only the first tree has.
+    pub removed: u64,
+    /// Bytes of files among those that were added.
+    pub bytes_added: u64,
+    /// Bytes of files whose content changed, as they are in the second tree.
+    pub bytes_modified: u64,
+    /// Bytes of files among those that were removed.
+    pub bytes_removed: u64,
+    /// How long it took.
+    pub total_ms: f64,
 }

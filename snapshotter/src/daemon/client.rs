@@ -3,18 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 use super::api::{
-    CacheCheck, CachePrune, CacheStats, CreateSnapshot, CreatedSnapshot, FinishTraceRequest,
-    FinishedTrace, MountMode, NodeInfo, OpenRequest, OpenedImage, PruneRequest, Refusal,
-    VerifyRequest,
+    CacheCheck, CachePrune, CacheStats, CreateSnapshot, CreatedSnapshot, DiffLine, DiffRequest,
+    FinishTraceRequest, FinishedTrace, MountMode, NodeInfo, OpenRequest, OpenedImage, PruneRequest,
+    Refusal, VerifyRequest,
 };
 
 /// How long an answer may take; opening an image reads from the store.
@@ -149,6 +151,27 @@ impl Client {
         self.call(Method::POST, "/v1/traces/finish", &request).await
     }
 
+    /// Compares two trees. The differences come as the daemon finds them; it stops when they are
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn diff(&self, request: &DiffRequest) -> Result<DiffLines, ClientError> {
+        let send = self.send(Method::POST, "/v1/trees/diff", request);
+        let answer = tokio::time::timeout(ANSWER_DEADLINE, send);
+        let mut lines = DiffLines {
+            answer: answer.await.map_err(|_| ClientError::TimedOut)??,
+            read: BytesMut::new(),
+            searched_bytes: 0,
+            ended: false,
+        };
+        if lines.answer.response.status().is_success() {
+            return Ok(lines);
+        }
+        let body = Limited::new(lines.answer.response.body_mut(), ANSWER_BYTES_MAX);
+        Err(refused(&body.collect().await.map_err(broken)?.to_bytes()))
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -170,12 +193,7 @@ impl Client {
         if ok {
             return serde_json::from_slice(&bytes).map_err(broken);
         }
-        match serde_json::from_slice(&bytes) {
-            Ok(Refusal { error, code }) => Err(ClientError::Refused { error, code }),
-            Err(_) => Err(ClientError::Connection(
-                String::from_utf8_lossy(&bytes).into_owned(),
-            )),
-        }
+        Err(refused(&bytes))
     }
 
     async fn exchange(
@@ -184,11 +202,24 @@ impl Client {
         path: &str,
         body: &(impl Serialize + Sync),
     ) -> Result<(bool, Bytes), ClientError> {
+        let mut answer = self.send(method, path, body).await?;
+        let ok = answer.response.status().is_success();
+        let body = Limited::new(answer.response.body_mut(), ANSWER_BYTES_MAX);
+        Ok((ok, body.collect().await.map_err(broken)?.to_bytes()))
+    }
+
+    /// Sends a request and returns the answer, whose body is yet to come.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<Answer, ClientError> {
         let stream = UnixStream::connect(&self.socket).await;
         let stream = stream.map_err(|_| ClientError::NotRunning(self.socket.clone()))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
         let (mut sender, connection) = handshake.await.map_err(broken)?;
-        let driver = tokio::spawn(connection);
+        let driver = Driver(tokio::spawn(connection));
         let body = serde_json::to_vec(body).map_err(broken)?;
         let request = Request::builder()
             .method(method)
@@ -198,13 +229,82 @@ impl Client {
             .body(Full::new(Bytes::from(body)))
             .map_err(broken)?;
         let response = sender.send_request(request).await.map_err(broken)?;
-        let ok = response.status().is_success();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await;
-        let body = body.map_err(|error| ClientError::Connection(error.to_string()))?;
-        driver.abort();
-        Ok((ok, body.to_bytes()))
+        Ok(Answer { response, driver })
+    }
+}
+
+/// An answer under way.
+#[derive(Debug)]
+struct Answer {
+    response: Response<Incoming>,
+    #[expect(dead_code, reason = "drives the connection until it is dropped")]
+    driver: Driver,
+}
+
+/// The task of a connection, which ends with its user.
+#[derive(Debug)]
+struct Driver(JoinHandle<hyper::Result<()>>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The differences of two trees, one after the other.
+#[derive(Debug)]
+pub struct DiffLines {
+    answer: Answer,
+    read: BytesMut,
+    /// How much of `read` has no end of a line in it.
+    searched_bytes: usize,
+    /// Whether the last line was seen.
+    ended: bool,
+}
+
+impl DiffLines {
+    /// Returns the next line; `None` after the summary.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the daemon could not finish, [`ClientError::Connection`] when it
+    /// went away before the summary.
+    pub async fn next(&mut self) -> Result<Option<DiffLine>, ClientError> {
+        loop {
+            let rest = &self.read[self.searched_bytes..];
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line = self.read.split_to(self.searched_bytes + end + 1);
+                self.searched_bytes = 0;
+                return match serde_json::from_slice(&line).map_err(broken)? {
+                    DiffLine::Error(Refusal { error, code }) => {
+                        Err(ClientError::Refused { error, code })
+                    }
+                    line => {
+                        self.ended = matches!(line, DiffLine::Summary(_));
+                        Ok(Some(line))
+                    }
+                };
+            }
+            self.searched_bytes = self.read.len();
+            if self.read.len() > ANSWER_BYTES_MAX {
+                return Err(broken("a line is too long"));
+            }
+            match self.answer.response.frame().await {
+                None if self.ended => return Ok(None),
+                None => return Err(broken("the answer ended early")),
+                Some(frame) => {
+                    if let Some(bytes) = frame.map_err(broken)?.data_ref() {
+                        self.read.extend_from_slice(bytes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn refused(answer: &[u8]) -> ClientError {
+    match serde_json::from_slice(answer) {
+        Ok(Refusal { error, code }) => ClientError::Refused { error, code },
+        Err(_) => ClientError::Connection(String::from_utf8_lossy(answer).into_owned()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nacre_blobstore::{
     BlobStore, CatalogError, ChunkIndex, ChunkSource, Clock, CrashHook, IndexError, Origin,
-    PackLoader, Reader, ReaderOptions, TraceError,
+    PackLoader, ReadError, Reader, ReaderOptions, TraceError, TreePathError,
 };
 use nacre_fs::erofs::ErofsError;
 use nacre_fs::{
@@ -99,6 +99,20 @@ pub enum NodeError {
     /// The image has no file system.
     #[error("image {0:?} has no file system")]
     NoTree(String),
+    /// The file system has nothing at the path that is named.
+    #[error("{name} has nothing at {path} (symlinks are not followed)")]
+    NoPath {
+        /// Its name.
+        name: String,
+        /// The path.
+        path: String,
+    },
+    /// The path that is named can be none.
+    #[error(transparent)]
+    Path(#[from] TreePathError),
+    /// A tree or a file cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// A recorded start cannot be stored.
     #[error(transparent)]
     Trace(#[from] TraceError),

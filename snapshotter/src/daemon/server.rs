@@ -1,23 +1,31 @@
 //! The control API's server.
 
+use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures::StreamExt as _;
 use nacre_blobstore::{CatalogError, ReadError, RecordError, RefError, SecureError, StoreError};
 use tokio::net::UnixListener;
 
 use super::api::{
-    CreateSnapshot, FinishTraceRequest, OpenRequest, PruneRequest, Refusal, VerifyRequest,
+    CreateSnapshot, DiffRequest, FinishTraceRequest, OpenRequest, PruneRequest, Refusal,
+    VerifyRequest,
 };
 use super::node::{Node, NodeError};
 use crate::image::ImageError;
 use crate::snapshot::SnapshotError;
+
+/// The media type of lines of JSON.
+const LINES_TYPE: &str = "application/x-ndjson";
 
 /// Why the control API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +62,7 @@ pub async fn serve(
         .route("/v1/cache/prune", post(prune_cache))
         .route("/v1/images/open", post(open_image))
         .route("/v1/snapshots/create", post(create_snapshot))
+        .route("/v1/trees/diff", post(diff_trees))
         .route("/v1/traces/finish", post(finish_trace))
         .route("/v1/daemon/handover", post(hand_over))
         .with_state(node);
@@ -101,6 +110,16 @@ async fn create_snapshot(
     answer(created.await.unwrap_or(Err(NodeError::Stopped)))
 }
 
+async fn diff_trees(State(node): State<Arc<Node>>, Json(request): Json<DiffRequest>) -> Response {
+    match node.diff(request).await {
+        Ok(lines) => {
+            let lines = Body::from_stream(lines.map(Ok::<_, Infallible>));
+            ([(CONTENT_TYPE, LINES_TYPE)], lines).into_response()
+        }
+        Err(error) => refusal_response(&error),
+    }
+}
+
 async fn finish_trace(
     State(node): State<Arc<Node>>,
     Json(request): Json<FinishTraceRequest>,
@@ -111,18 +130,20 @@ async fn finish_trace(
 fn answer<T: serde::Serialize>(result: Result<T, NodeError>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
-        Err(error) => {
-            let (status, code) = class(&error);
-            (
-                status,
-                Json(Refusal {
-                    error: error.to_string(),
-                    code,
-                }),
-            )
-                .into_response()
-        }
+        Err(error) => refusal_response(&error),
     }
+}
+
+fn refusal_response(error: &NodeError) -> Response {
+    let (status, refusal) = refusal(error);
+    (status, Json(refusal)).into_response()
+}
+
+/// Returns how an error is told.
+pub(super) fn refusal(error: &NodeError) -> (StatusCode, Refusal) {
+    let (status, code) = class(error);
+    let error = error.to_string();
+    (status, Refusal { error, code })
 }
 
 const CORRUPT: (StatusCode, u8) = (StatusCode::BAD_GATEWAY, 12);
@@ -146,6 +167,10 @@ fn class(error: &NodeError) -> (StatusCode, u8) {
         | NodeError::Catalog(CatalogError::Store(source)) => of_store(source),
         NodeError::Image(ImageError::Ref(_) | ImageError::Record { .. })
         | NodeError::Catalog(CatalogError::Corrupt { .. }) => CORRUPT,
+        NodeError::NoPath { .. } => (StatusCode::NOT_FOUND, 10),
+        NodeError::Path(_) => (StatusCode::BAD_REQUEST, 2),
+        NodeError::Read(ReadError::Corrupt { .. } | ReadError::NotFound(_)) => CORRUPT,
+        NodeError::Read(ReadError::Unavailable { source, .. }) => of_store(source),
         NodeError::Snapshot(error) => class_of_snapshot(error),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, 1),
     }
