@@ -42,6 +42,17 @@ pub fn publish_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_directory(parent(path)?)
 }
 
+/// Gives a file that is complete the name `path`, replacing the file that is there. Both names must be
+/// on one file system.
+///
+/// # Errors
+/// Those of the file system, as for [`publish`].
+pub fn publish_file(file: &Path, path: &Path) -> io::Result<()> {
+    File::open(file)?.sync_all()?;
+    rename(file, path)?;
+    sync_directory(parent(path)?)
+}
+
 /// Makes the entries of a directory durable.
 ///
 /// # Errors
@@ -159,6 +170,19 @@ mod tests {
         );
         assert_eq!(std::fs::read(&path).unwrap(), b"second");
         assert_eq!(names(directory.path()), ["file"]);
+    }
+
+    #[test]
+    fn a_file_that_is_published_has_its_new_name_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, path] = ["made", "file"].map(|name| directory.path().join(name));
+        publish(&path, b"first").unwrap();
+        std::fs::write(&file, b"second").unwrap();
+        publish_file(&file, &path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(names(directory.path()), ["file"]);
+        assert!(publish_file(&file, &path).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
     }
 
     #[test]

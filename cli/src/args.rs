@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use quantities::{parse_bytes, parse_duration};
-pub(crate) use snapshot::{Fork, SnapshotCreate, SnapshotDiff, SnapshotTag, SnapshotVerb};
+pub(crate) use snapshot::{
+    Fork, LayerCompression, SnapshotCreate, SnapshotDiff, SnapshotExport, SnapshotTag, SnapshotVerb,
+};
 
 /// Store OCI images once and start them before they are downloaded
 #[derive(Debug, Parser)]

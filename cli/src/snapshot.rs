@@ -2,6 +2,7 @@
 
 pub(crate) mod create;
 mod diff;
+mod export;
 mod inspect;
 mod ls;
 mod rm;
@@ -21,6 +22,7 @@ pub(crate) async fn snapshot(settings: &Settings, verb: SnapshotVerb) -> Result<
         SnapshotVerb::Rm(named) => rm::rm(settings, &named.name).await,
         SnapshotVerb::Tag(arguments) => tag::tag(settings, &arguments).await,
         SnapshotVerb::Diff(arguments) => diff::diff(settings, arguments).await,
+        SnapshotVerb::Export(arguments) => export::export(settings, &arguments).await,
     }
 }
 

@@ -21,5 +21,6 @@ pub use api::{
     DiffRequest, DiffSummary, FinishedTrace, MountMode, NodeInfo, OpenedImage, Refusal, TierCount,
 };
 pub use client::{Client, ClientError, DiffLines};
+pub(crate) use mountable::Mountable;
 pub use node::{KERNEL_MODE_REASON, Node, NodeError, NodeOptions};
 pub use server::{ServeError, serve};

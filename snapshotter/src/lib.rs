@@ -1,6 +1,7 @@
 //! Images: OCI sources, layers, ingest and the node daemon.
 
 mod daemon;
+mod export;
 mod hints;
 mod image;
 mod ingest;
@@ -17,6 +18,7 @@ pub use daemon::{
     KERNEL_MODE_REASON, MountMode, Node, NodeError, NodeInfo, NodeOptions, OpenedImage, Refusal,
     ServeError, TierCount, serve,
 };
+pub use export::{Export, ExportError, ExportOptions, Exported};
 pub use image::{IMAGES_NAMESPACE, Image, ImageError, ImageLayer, ImagePayload, image_ref};
 pub use ingest::{AddSource, AddedImage, Ingest, IngestError, NoProgress, Progress};
 pub use merge::MergeError;

@@ -18,6 +18,8 @@ pub(crate) enum SnapshotVerb {
     Tag(SnapshotTag),
     /// List what differs between two images or snapshots, or directories of them
     Diff(SnapshotDiff),
+    /// Write an OCI image: the layers of the base image and one with the changes
+    Export(SnapshotExport),
 }
 
 #[derive(Debug, Args)]
@@ -73,6 +75,32 @@ pub(crate) struct SnapshotDiff {
     /// Print a patch of the text files and symlinks that differ, in git's format
     #[arg(long, short)]
     pub(crate) patch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotExport {
+    /// Name or id of the snapshot; an image is exported as it is
+    pub(crate) name: String,
+    /// Where to: oci:DIR[:TAG] or docker://HOST/REPO:TAG
+    pub(crate) destination: String,
+    /// What has the layers of the base image, as for `image add`; needed where they are not there yet
+    #[arg(long, value_name = "SOURCE", conflicts_with = "flat")]
+    pub(crate) from: Option<String>,
+    /// Make one layer of everything
+    #[arg(long)]
+    pub(crate) flat: bool,
+    /// Compression of the new layer
+    #[arg(long, value_enum, default_value_t = LayerCompression::Gzip)]
+    pub(crate) compression: LayerCompression,
+}
+
+/// How a new layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LayerCompression {
+    /// Read by everything
+    Gzip,
+    /// Faster; read by containerd 1.5, docker 23 and later
+    Zstd,
 }
 
 #[derive(Debug, Args)]

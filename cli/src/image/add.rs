@@ -122,7 +122,7 @@ fn ingest(
 }
 
 /// Docker's credentials, where docker looks for them.
-fn registry_options(clock: &Arc<dyn Clock>) -> Result<RegistryOptions, Failure> {
+pub(crate) fn registry_options(clock: &Arc<dyn Clock>) -> Result<RegistryOptions, Failure> {
     let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
     let file = directory

@@ -7,6 +7,7 @@ mod collection;
 mod compare;
 mod corpus;
 mod diff;
+mod export;
 mod hostile;
 mod images;
 mod layout;

@@ -13,13 +13,13 @@ const NOT_FOUND: i32 = 10;
 const START_POLLS_MAX: u32 = 200;
 
 /// A registry that ends with the test.
-struct Registry {
+pub(crate) struct Registry {
     process: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Registry {
-    fn start(node: &Node) -> Self {
+    pub(crate) fn start(node: &Node) -> Self {
         let free = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()

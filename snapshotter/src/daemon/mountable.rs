@@ -10,18 +10,18 @@ use crate::snapshot::{Snapshot, snapshot_ref};
 
 /// A record with a file system and the OCI config to run commands in it.
 #[derive(Debug)]
-pub(super) struct Mountable {
-    pub(super) id: RecordId,
-    pub(super) record: Record,
-    pub(super) config: String,
+pub(crate) struct Mountable {
+    pub(crate) id: RecordId,
+    pub(crate) record: Record,
+    pub(crate) config: String,
     /// The image at the start of the line: the record itself, if it is an image.
-    pub(super) base: String,
+    pub(crate) base: String,
 }
 
 impl Mountable {
     /// Returns the id of the image that has a name, or else of the snapshot that has it, or of what
     /// is named by its id. One request for an image's name, two for a snapshot's, none for an id.
-    pub(super) async fn locate(store: &dyn BlobStore, name: &str) -> Result<RecordId, NodeError> {
+    pub(crate) async fn locate(store: &dyn BlobStore, name: &str) -> Result<RecordId, NodeError> {
         let not_found = match Image::locate(store, name).await {
             Err(error @ ImageError::NotFound(_)) => error,
             located => return Ok(located?),
@@ -39,7 +39,7 @@ impl Mountable {
     }
 
     /// Reads the record that was found for `name`.
-    pub(super) async fn read(
+    pub(crate) async fn read(
         store: &dyn BlobStore,
         name: &str,
         id: RecordId,
@@ -79,7 +79,7 @@ impl Mountable {
     }
 
     /// Returns the root tree.
-    pub(super) fn tree(&self) -> Option<TreeId> {
+    pub(crate) fn tree(&self) -> Option<TreeId> {
         self.record.trees.last().copied()
     }
 }

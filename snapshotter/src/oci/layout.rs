@@ -14,7 +14,7 @@ use super::manifest::{Descriptor, MANIFEST_BYTES_MAX};
 use super::resolve::{BlobProvider, Root, only};
 
 /// The annotation by which `index.json` names its images.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The version of the layout that is understood.
 const LAYOUT_VERSION: &str = "1.0.0";

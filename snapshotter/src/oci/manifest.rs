@@ -47,7 +47,7 @@ pub struct Descriptor {
     urls: Option<Vec<String>>,
     #[serde(default, skip_serializing)]
     platform: Option<RawPlatform>,
-    #[serde(default, skip_serializing)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     annotations: Option<BTreeMap<String, Option<String>>>,
 }
 
@@ -276,6 +276,22 @@ fn compression(layer: &Descriptor, what: &str) -> Result<Compression, OciError> 
             &format!("has a layer of the unknown media type {media_type:?}"),
         )
     })
+}
+
+/// Returns the layers of a manifest, lowest first, with the media types of OCI for docker's: the
+/// blobs are the same.
+///
+/// # Errors
+/// [`OciError`] for what is no manifest of an image.
+pub(crate) fn base_layers(manifest: &[u8]) -> Result<Vec<Descriptor>, OciError> {
+    let Document::Image(manifest) = Document::parse(manifest, "", "the manifest")? else {
+        return Err(OciError::malformed("the manifest", "it is an index"));
+    };
+    let layer = |(mut layer, compression): (Descriptor, Compression)| {
+        layer.media_type = layer_media_type(compression).to_owned();
+        layer
+    };
+    Ok(manifest.layers.into_iter().map(layer).collect())
 }
 
 /// An OCI manifest. The order of the fields is that of the text.

@@ -9,6 +9,7 @@
 mod auth;
 mod challenge;
 mod download;
+mod push;
 mod retry;
 
 use std::fmt;

@@ -28,7 +28,7 @@ fn write_layout(directory: &Path, images: &[(&str, &TestImage)]) {
             .iter()
             .chain([&image.manifest])
             .for_each(|b| write_blob(directory, b));
-        let mut entry = describe(manifest::OCI_MANIFEST, &image.manifest);
+        let mut entry = describe(OCI_MANIFEST, &image.manifest);
         if !tag.is_empty() {
             entry["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
         }
