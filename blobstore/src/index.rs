@@ -5,11 +5,16 @@
 //! one batch, so after a crash a pack is in the index with all its items or not at all; the write
 //! is not synced, for what a power loss takes is read from the store again. Packs that are still to
 //! come are noted in it too (see [`awaited`]).
+//!
+//! An item that is in several packs is found in the one that was inserted last, and in another one
+//! when that is gone from the store (see [`ChunkIndex::note_gone`]).
 
 mod awaited;
+mod locations;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use rocksdb::{ColumnFamily, DB, IteratorMode, Options, WriteBatch};
 
@@ -17,6 +22,8 @@ use crate::frame::{FrameEntry, FrameItem};
 use crate::pack::{ItemKind, PackIndex, PackKind, PackName};
 use crate::wire::{Put, Truncated, Wire};
 use crate::{ChunkId, ContentId, Digest, PackId, TreeId};
+
+pub(crate) use locations::LOCATIONS_MAX;
 
 /// Memory for cached blocks of the index, in bytes.
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
@@ -72,6 +79,8 @@ pub struct ChunkIndex {
     db: DB,
     /// Serialises changes, which read before they write.
     changes: std::sync::Mutex<()>,
+    /// Packs that the store has not got any more, by number.
+    gone: RwLock<HashSet<u32>>,
 }
 
 impl ChunkIndex {
@@ -94,11 +103,13 @@ impl ChunkIndex {
         table.set_bloom_filter(10.0, false);
         table.set_cache_index_and_filter_blocks(true);
         options.set_block_based_table_factory(&table);
+        options.set_merge_operator_associative("locations", locations::merge);
         let families = COLUMN_FAMILIES.map(|name| (name, options.clone()));
         match DB::open_cf_with_opts(&options, path, families) {
             Ok(db) => Ok(Self {
                 db,
                 changes: std::sync::Mutex::new(()),
+                gone: RwLock::default(),
             }),
             Err(error) if error.to_string().contains("lock") => Err(IndexError::Busy {
                 path: path.display().to_string(),
@@ -115,16 +126,19 @@ impl ChunkIndex {
 
     fn lock_changes(&self) -> std::sync::MutexGuard<'_, ()> {
         let changes = self.changes.lock();
-        changes.unwrap_or_else(std::sync::PoisonError::into_inner)
+        changes.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a pack with all its items. Adding it again changes nothing.
+    /// Adds a pack with all its items. Adding it again changes nothing, but that it is not gone.
     ///
     /// # Errors
     /// [`IndexError::Database`] when the disk is full or broken; nothing is added then.
     pub fn insert(&self, name: PackName, index: &PackIndex) -> Result<(), IndexError> {
         let _changes = self.lock_changes();
-        if self.pack_number(name)?.is_some() {
+        if let Some(number) = self.pack_number(name)? {
+            if self.is_gone(number) {
+                self.lock_gone().remove(&number);
+            }
             return Ok(());
         }
         let number = self.next_pack_number()?;
@@ -147,19 +161,34 @@ impl ChunkIndex {
                 frame,
                 item,
             };
-            batch.put_cf(
+            batch.merge_cf(
                 self.family(family),
                 key.as_bytes(),
-                encode_location(location),
+                locations::encode(location),
             );
         }
         Ok(self.db.write(batch)?)
     }
 
-    /// Forgets everything, to be filled anew.
+    /// Takes note that the store has not got a pack any more: its items are then found in other
+    /// packs that hold them, or not at all, until it is inserted again.
     ///
-    /// There is no way to forget one pack: an item of it may be in another pack too, which only
-    /// inserting that one again would tell.
+    /// The note is lost with the process, and costs the next one a request: a store that had lost
+    /// all for a moment does not empty the index for ever.
+    pub fn note_gone(&self, number: u32) {
+        self.lock_gone().insert(number);
+    }
+
+    fn lock_gone(&self) -> RwLockWriteGuard<'_, HashSet<u32>> {
+        self.gone.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_gone(&self, number: u32) -> bool {
+        let gone = self.gone.read().unwrap_or_else(PoisonError::into_inner);
+        gone.contains(&number)
+    }
+
+    /// Forgets everything, to be filled anew.
     ///
     /// # Errors
     /// [`IndexError::Database`] when the disk is full or broken.
@@ -179,6 +208,7 @@ impl ChunkIndex {
         if let Some(next) = self.db.get_cf(packs, NEXT_NUMBER_KEY)? {
             batch.put_cf(packs, NEXT_NUMBER_KEY, next);
         }
+        self.lock_gone().clear();
         Ok(self.db.write(batch)?)
     }
 
@@ -197,12 +227,13 @@ impl ChunkIndex {
         Ok(names)
     }
 
-    /// Tells whether a pack is in the index.
+    /// Tells whether a pack is in the index, and not gone as far as is known.
     ///
     /// # Errors
     /// [`IndexError`] when the index is damaged.
     pub fn contains(&self, name: PackName) -> Result<bool, IndexError> {
-        self.pack_number(name).map(|number| number.is_some())
+        let number = self.pack_number(name)?;
+        Ok(number.is_some_and(|number| !self.is_gone(number)))
     }
 
     /// Returns the name of the pack that locations call `number`.
@@ -240,14 +271,30 @@ impl ChunkIndex {
         self.locate(ItemKind::ChunkList(id))
     }
 
-    /// Returns where an item is, if it is in any known pack.
+    /// Returns where an item is, if it is in any known pack that is not gone.
     ///
     /// # Errors
     /// [`IndexError`] when the index is damaged.
     pub fn locate(&self, item: ItemKind) -> Result<Option<Location>, IndexError> {
+        let known = self.locations(item)?;
+        let here = known.into_iter().rev().find(|at| !self.is_gone(at.pack));
+        Ok(here)
+    }
+
+    /// Returns where an item is or was: also in a pack that is gone, if it is in no other. That one
+    /// may have come back.
+    ///
+    /// # Errors
+    /// [`IndexError`] when the index is damaged.
+    pub(crate) fn locate_even_gone(&self, item: ItemKind) -> Result<Option<Location>, IndexError> {
+        let here = self.locate(item)?;
+        Ok(here.or(self.locations(item)?.pop()))
+    }
+
+    fn locations(&self, item: ItemKind) -> Result<Vec<Location>, IndexError> {
         let (family, id) = item_key(item);
         let value = self.db.get_pinned_cf(self.family(family), id.as_bytes())?;
-        value.map(|value| decode_location(&value)).transpose()
+        Ok(value.map_or_else(|| Ok(Vec::new()), |value| locations::decode(&value))?)
     }
 
     /// Returns the frame at a location.
@@ -359,25 +406,6 @@ const fn item_key(item: ItemKind) -> (&'static str, Digest) {
         ItemKind::Tree(id) => (TREES, *id.digest()),
         ItemKind::ChunkList(id) => (LISTS, *id.digest()),
     }
-}
-
-fn encode_location(location: Location) -> Vec<u8> {
-    let mut out = Vec::with_capacity(8);
-    out.put_uvarint(location.pack.into());
-    out.put_uvarint(location.frame.into());
-    out.put_uvarint(location.item.into());
-    out
-}
-
-fn decode_location(value: &[u8]) -> Result<Location, IndexError> {
-    let mut wire = Wire::new(value);
-    let location = Location {
-        pack: wire.uvarint32()?,
-        frame: wire.uvarint32()?,
-        item: wire.uvarint32()?,
-    };
-    wire.finish()?;
-    Ok(location)
 }
 
 fn encode_frame(frame: &FrameEntry) -> Vec<u8> {

@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 
 use crate::chunk_list::ChunkListError;
 use crate::frame::FrameEntry;
+use crate::index::LOCATIONS_MAX;
 use crate::pack::ItemKind;
 use crate::{
     CatalogError, Chunk, ChunkId, ChunkIndex, ChunkList, ChunkSource, ContentId, Digest,
@@ -101,6 +102,13 @@ pub enum ReadError {
     /// The runtime is shutting down.
     #[error("read {0}: stopped")]
     Stopped(String),
+}
+
+impl ReadError {
+    /// Tells whether the last tier has not got the pack.
+    fn is_of_missing_pack(&self) -> bool {
+        matches!(self, Self::Unavailable { source, .. } if matches!(**source, StoreError::NotFound(_)))
+    }
 }
 
 /// Reads verified items through a list of tiers. Cheap to share behind an `Arc`.
@@ -210,13 +218,13 @@ impl Reader {
         } else if small {
             ChunkList::new(content, u32::try_from(size_bytes).map(|len| (single, len)))
         } else {
-            let location = self.locate(kind).await?;
+            let (location, bytes) = self.found(kind).await?;
+            let bytes = bytes.into_untrusted();
             let expected = self
                 .entry(kind, location)?
                 .items
                 .get(location.item as usize)
                 .copied();
-            let bytes = self.item_at(kind, location).await?.into_untrusted();
             if expected.is_none_or(|item| item.hash != Digest::of(&bytes)) {
                 return Err(corrupt(kind, &"bytes do not match their hash"));
             }
@@ -249,7 +257,7 @@ impl Reader {
                 .map(|i| i.len_bytes.into())
                 .ok_or_else(|| not_found(chunk));
         }
-        let bytes = self.item_at(kind, location).await?.into_untrusted();
+        let bytes = self.item(kind).await?.into_untrusted();
         let list = ChunkList::decode(&bytes).map_err(|e| corrupt(kind, &e))?;
         Ok(list.size_bytes())
     }
@@ -276,7 +284,29 @@ impl Reader {
 
     /// Returns the bytes of an item of a frame that matched its hash, not yet checked themselves.
     async fn item(&self, kind: ItemKind) -> Result<UnverifiedBytes, ReadError> {
-        self.item_at(kind, self.locate(kind).await?).await
+        Ok(self.found(kind).await?.1)
+    }
+
+    /// Returns an item and where it was. When its pack was collected it may be in another one.
+    async fn found(&self, kind: ItemKind) -> Result<(Location, UnverifiedBytes), ReadError> {
+        let mut location = self.locate(kind).await?;
+        for _ in 0..LOCATIONS_MAX {
+            let error = match self.item_at(kind, location).await {
+                Ok(bytes) => return Ok((location, bytes)),
+                Err(error) if error.is_of_missing_pack() => error,
+                Err(error) => return Err(error),
+            };
+            self.index().note_gone(location.pack);
+            match self.locate(kind).await {
+                Ok(other) if other.pack != location.pack => {
+                    tracing::info!(item = %kind, %error, "read from another pack");
+                    location = other;
+                }
+                _ => return Err(error),
+            }
+        }
+        let bytes = self.item_at(kind, location).await?;
+        Ok((location, bytes))
     }
 
     async fn item_at(

@@ -103,3 +103,29 @@ fn numbers_of_packs_are_never_given_out_twice() {
     index.insert(a, &a_index).unwrap();
     assert!(index.locate(chunk(b"a")).unwrap().unwrap().pack > after.pack);
 }
+
+#[test]
+fn an_item_is_known_in_its_first_pack_and_in_the_last_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = ChunkIndex::open(dir.path()).unwrap();
+    let packs: Vec<_> = (0..20_u8)
+        .map(|n| pack(PackKind::Data, &[(chunk(b"a"), b"a"), (chunk(&[n]), &[n])]))
+        .collect();
+    for (name, packed) in &packs {
+        index.insert(*name, packed).unwrap();
+    }
+    drop(index);
+    let index = ChunkIndex::open(dir.path()).unwrap();
+    let mut found = Vec::new();
+    while let Some(at) = index.locate(chunk(b"a")).unwrap() {
+        found.push(index.pack(at.pack).unwrap());
+        index.note_gone(at.pack);
+    }
+    let expected = packs[13..].iter().rev().chain(&packs[..1]);
+    let expected: Vec<_> = expected.map(|(name, _)| *name).collect();
+    assert_eq!(found, expected);
+    assert_eq!(index.packs_of([chunk(b"a")]).unwrap().1, [chunk(b"a")]);
+    index.insert(packs[15].0, &packs[15].1).unwrap();
+    let at = index.locate(chunk(b"a")).unwrap().unwrap();
+    assert_eq!(index.pack(at.pack).unwrap(), packs[15].0);
+}

@@ -19,31 +19,30 @@ impl Reader {
 
 impl Shared {
     /// Returns the first of `items` that is in a known pack; waits while an awaited pack may hold
-    /// any of them.
+    /// any of them. A pack that is gone is the last resort.
     pub(super) async fn find(
         &self,
         items: &[ItemKind],
     ) -> Result<Option<(ItemKind, Location)>, ReadError> {
-        let look = || {
-            let found = items
-                .iter()
-                .map(|item| Ok(self.index.locate(*item)?.map(|at| (*item, at))));
-            found.filter_map(Result::transpose).next().transpose()
-        };
         let what = || items.first().map(ItemKind::to_string).unwrap_or_default();
-        let found = look().map_err(|source: IndexError| ReadError::Index {
+        let failed = |source: IndexError| ReadError::Index {
             what: what(),
             source: Arc::new(source),
-        })?;
-        let (None, Some(loader)) = (found, &self.loader) else {
-            return Ok(found);
         };
-        let kinds: Vec<PackKind> = items.iter().map(|item| item.pack_kind()).collect();
-        let found = loader.until(&kinds, look).await;
-        found.map_err(|source| ReadError::Catalog {
-            what: what(),
-            source,
-        })
+        let look = || first_of(items, |item| self.index.locate(item));
+        let mut found = look().map_err(failed)?;
+        if let (None, Some(loader)) = (found, &self.loader) {
+            let kinds: Vec<PackKind> = items.iter().map(|item| item.pack_kind()).collect();
+            let awaited = loader.until(&kinds, look).await;
+            found = awaited.map_err(|source| ReadError::Catalog {
+                what: what(),
+                source,
+            })?;
+        }
+        if found.is_none() {
+            found = first_of(items, |item| self.index.locate_even_gone(item)).map_err(failed)?;
+        }
+        Ok(found)
     }
 
     /// Waits until the index knows `items`, or has no more to expect of them, and returns them.
@@ -74,4 +73,14 @@ impl Shared {
         }
         items
     }
+}
+
+fn first_of(
+    items: &[ItemKind],
+    locate: impl Fn(ItemKind) -> Result<Option<Location>, IndexError>,
+) -> Result<Option<(ItemKind, Location)>, IndexError> {
+    let found = items
+        .iter()
+        .map(|item| Ok(locate(*item)?.map(|at| (*item, at))));
+    found.filter_map(Result::transpose).next().transpose()
 }

@@ -7,7 +7,8 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::testing::{FaultStore, Operation, memory_store};
 use crate::{
-    Attributes, BlobStore, Entry, Node, Origin, PackKind, PackWriter, WriterOptions, sync_index,
+    Attributes, BlobStore, Entry, Node, Origin, PackKind, PackName, PackWriter, WriterOptions,
+    load_packs, sync_index,
 };
 
 /// A store with one chunk of each number, frames small enough to have several.
@@ -66,6 +67,47 @@ impl Bench {
             ..WriterOptions::default()
         };
         PackWriter::new(kind, self.store(), index, Handle::current(), options)
+    }
+
+    /// Stores the chunks of `numbers` once more, as a boot pack does, and makes that pack known.
+    async fn copy(&self, numbers: std::ops::Range<u8>) -> PackName {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Arc::new(ChunkIndex::open(dir.path()).unwrap());
+        let options = WriterOptions::default();
+        let handle = Handle::current();
+        let writer = PackWriter::new(
+            PackKind::Data,
+            self.store(),
+            Arc::clone(&index),
+            handle,
+            options,
+        );
+        let mut stream = writer.stream();
+        let written = tokio::task::spawn_blocking(move || {
+            numbers.for_each(|number| stream.add_chunk(&chunk(number)).unwrap());
+            stream.flush().unwrap();
+            drop(stream);
+            writer.finish().unwrap();
+        });
+        written.await.unwrap();
+        let packs = index.packs().unwrap();
+        load_packs(&self.store(), &self.index, &packs)
+            .await
+            .unwrap();
+        *packs.first().unwrap()
+    }
+
+    /// Takes a pack from the store; returns what brings it back.
+    async fn take(&self, name: PackName) -> Vec<(crate::Key, bytes::Bytes)> {
+        let mut taken = Vec::new();
+        for key in [name.index_key(), name.key()] {
+            taken.push((
+                key.clone(),
+                self.store().get(&key, 1 << 30).await.unwrap().0,
+            ));
+            self.store().delete(&key).await.unwrap();
+        }
+        taken
     }
 
     fn reader(&self, options: ReaderOptions) -> Reader {
@@ -215,4 +257,52 @@ async fn another_node_learns_of_the_packs_and_forgets_those_that_are_gone() {
     }
     sync_index(&bench.store(), &other).await.unwrap();
     assert_eq!(other.chunk(chunk(0).id()).unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_a_collected_pack_is_read_from_another() {
+    let bench = Bench::new(0..4).await;
+    let copies = [bench.copy(0..2).await, bench.copy(0..1).await];
+    let reader = bench.reader(UNCACHED);
+    let pack_of = |number| {
+        let at = bench.index.chunk(chunk(number).id()).unwrap().unwrap();
+        bench.index.pack(at.pack).unwrap()
+    };
+    let image = pack_of(3);
+    assert_eq!((pack_of(0), pack_of(1)), (copies[1], copies[0]));
+    for copy in copies {
+        bench.take(copy).await;
+    }
+    let read = async |number| reader.chunk(chunk(number).id()).await.unwrap();
+    let (first, second) = tokio::join!(read(0), read(0));
+    assert_eq!((first, second), (chunk(0), chunk(0)));
+    assert_eq!(read(1).await, chunk(1));
+    // Writers do not rely on what is gone any more.
+    assert_eq!((pack_of(0), pack_of(1)), (image, image));
+    assert!(!bench.index.contains(copies[0]).unwrap());
+    let misses = bench.faults.count(Operation::GetRange).requests;
+    read(0).await;
+    assert_eq!(bench.faults.count(Operation::GetRange).requests, misses + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_comes_back_is_read_again() {
+    let bench = Bench::new(0..4).await;
+    let reader = bench.reader(UNCACHED);
+    let at = bench.index.chunk(chunk(0).id()).unwrap().unwrap();
+    let name = bench.index.pack(at.pack).unwrap();
+    let taken = bench.take(name).await;
+    for _ in 0..2 {
+        let error = reader.chunk(chunk(0).id()).await.unwrap_err();
+        assert!(error.is_of_missing_pack(), "{error}");
+    }
+    assert_eq!(bench.index.chunk(chunk(0).id()).unwrap(), None);
+    for (key, bytes) in taken {
+        bench.store().put(&key, bytes).await.unwrap();
+    }
+    assert_eq!(reader.chunk(chunk(0).id()).await.unwrap(), chunk(0));
+    load_packs(&bench.store(), &bench.index, &[name].into())
+        .await
+        .unwrap();
+    assert_eq!(bench.index.chunk(chunk(0).id()).unwrap(), Some(at));
 }
