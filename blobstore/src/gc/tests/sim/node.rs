@@ -37,8 +37,27 @@ pub(super) struct Met {
     pub(super) crashed: u64,
 }
 
+/// What is left out, to show that the simulation finds what it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// Writers do not read the notes at all.
+    NoSecure,
+    /// Writers do not look whether what they need was deleted since they learned of it.
+    NoLook,
+    /// Writers do not ask whether their lease still holds.
+    NoLeaseCheck,
+    /// Writers do not ask how long ago they read the notes.
+    NoSecuredCheck,
+    /// The collector sees no leases.
+    BlindCollector,
+    /// The collector deletes past the time for which it has doomed.
+    EndlessDoom,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
+    pub(super) node: usize,
+    pub(super) broken: Option<Broken>,
     pub(super) world: Arc<World>,
     pub(super) store: Arc<dyn BlobStore>,
     pub(super) clock: Arc<dyn Clock>,
@@ -51,14 +70,27 @@ pub(super) fn chunk(number: u8) -> Chunk {
 }
 
 impl Writer {
-    pub(super) fn new(world: &Arc<World>, met: &Arc<std::sync::Mutex<Met>>) -> Self {
+    pub(super) fn new(
+        world: &Arc<World>,
+        met: &Arc<std::sync::Mutex<Met>>,
+        node: usize,
+        broken: Option<Broken>,
+    ) -> Self {
         Self {
+            node,
+            broken,
             world: Arc::clone(world),
             store: Arc::new(SimStore {
                 world: Arc::clone(world),
+                node,
                 is_gc: false,
+                is_blind: false,
             }),
-            clock: Arc::new(SimClock(Arc::clone(world))),
+            clock: Arc::new(SimClock {
+                world: Arc::clone(world),
+                node,
+                stopped: None,
+            }),
             knowledge: Arc::default(),
             met: Arc::clone(met),
         }
@@ -150,11 +182,23 @@ impl Writer {
         lease: &Lease,
     ) -> Result<(), Failure> {
         let seen = read_ref(&*self.store, name).await?.map(|found| found.1);
-        let secured = secure(&*self.store, &*self.clock, id, record, Some(since)).await?;
-        // The process may stop to run here for any time.
-        self.world.wait(None).await;
-        lease.check()?;
-        secured.check(&*self.clock)?;
+        let since = match self.broken {
+            Some(Broken::NoLook) => read_epoch(&*self.store).await?,
+            _ => since,
+        };
+        if self.broken == Some(Broken::NoSecure) {
+            self.world.pause(self.node).await;
+            lease.check()?;
+        } else {
+            let secured = secure(&*self.store, &*self.clock, id, record, Some(since)).await?;
+            self.world.pause(self.node).await;
+            if self.broken != Some(Broken::NoLeaseCheck) {
+                lease.check()?;
+            }
+            if self.broken != Some(Broken::NoSecuredCheck) {
+                secured.check(&*self.clock)?;
+            }
+        }
         let target = Ref {
             record: id,
             changed_ms: self.clock.now_ms(),

@@ -28,9 +28,34 @@ pub(super) enum Fate {
 /// Something that waits for the scheduler.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    /// When a request was sent; `None` for what may wait for any time.
+    pub(super) node: usize,
+    /// When a request was sent; `None` for a process that is about to go on.
     pub(super) sent_ms: Option<u64>,
+    /// Whether the process may stop to run here for any time.
+    pub(super) is_pause: bool,
+    /// Whether it is to take long; `None` before the scheduler has decided.
+    pub(super) slow: Option<bool>,
     pub(super) go: oneshot::Sender<Fate>,
+}
+
+/// The machine of a node: how its clocks stand, and whether it runs.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Machine {
+    /// How far its wall clock is ahead of the world's, in milliseconds.
+    pub(super) ahead_ms: i64,
+    /// How long it was suspended: its other clock stood still.
+    pub(super) suspended_ms: u64,
+    /// Until when it does not run.
+    pub(super) frozen_until: Option<u64>,
+    /// Whether it is suspended meanwhile, and not just slow.
+    pub(super) is_suspended: bool,
+}
+
+#[derive(Debug)]
+struct Sleeper {
+    node: usize,
+    until: Duration,
+    wake: oneshot::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +64,8 @@ pub(super) struct World {
     versions: AtomicU64,
     pub(super) waiting: Mutex<Vec<Waiting>>,
     pub(super) now_ms: AtomicU64,
-    sleepers: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
+    pub(super) machines: Mutex<Vec<Machine>>,
+    sleepers: Mutex<Vec<Sleeper>>,
     /// Hashes all that happens, to show that a seed decides everything.
     pub(super) history: Mutex<blake3::Hasher>,
     /// Is set by each change, for the checks after it.
@@ -49,23 +75,58 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) async fn wait(&self, sent_ms: Option<u64>) -> Fate {
+    async fn wait(&self, node: usize, sent_ms: Option<u64>, is_pause: bool) -> Fate {
         let (go, told) = oneshot::channel();
-        self.waiting.lock().unwrap().push(Waiting { sent_ms, go });
-        told.await.unwrap_or(Fate::Pass)
+        self.waiting.lock().unwrap().push(Waiting {
+            node,
+            sent_ms,
+            is_pause,
+            slow: None,
+            go,
+        });
+        told.await.unwrap_or(Fate::FailBefore)
+    }
+
+    /// A moment at which a process may stop to run for any time.
+    pub(super) async fn pause(&self, node: usize) {
+        self.wait(node, None, true).await;
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.now_ms.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn machine(&self, node: usize) -> Machine {
+        self.machines.lock().unwrap()[node]
     }
 
     pub(super) fn advance(&self, by_ms: u64) {
         let now = self.now_ms.fetch_add(by_ms, Ordering::SeqCst) + by_ms;
-        let mut sleepers = self.sleepers.lock().unwrap();
-        let (due, rest) = std::mem::take(&mut *sleepers)
-            .into_iter()
-            .partition(|(at, _)| *at <= now);
-        *sleepers = rest;
-        let due: Vec<(u64, oneshot::Sender<()>)> = due;
-        for (_, wake) in due {
-            let _gone: Result<(), ()> = wake.send(());
+        for machine in &mut *self.machines.lock().unwrap() {
+            let frozen = machine.frozen_until.is_some();
+            machine.suspended_ms += if frozen && machine.is_suspended {
+                by_ms
+            } else {
+                0
+            };
+            machine.frozen_until = machine.frozen_until.filter(|until| *until > now);
         }
+        let mut sleepers = self.sleepers.lock().unwrap();
+        let (due, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *sleepers)
+                .into_iter()
+                .partition(|sleeper| {
+                    let runs = self.machine(sleeper.node).frozen_until.is_none();
+                    runs && self.elapsed(sleeper.node) >= sleeper.until
+                });
+        *sleepers = rest;
+        for sleeper in due {
+            let _gone: Result<(), ()> = sleeper.wake.send(());
+        }
+    }
+
+    fn elapsed(&self, node: usize) -> Duration {
+        Duration::from_millis(self.now() - self.machine(node).suspended_ms)
     }
 
     pub(super) fn keys(&self) -> Vec<String> {
@@ -75,22 +136,34 @@ impl World {
 }
 
 #[derive(Debug)]
-pub(super) struct SimClock(pub(super) Arc<World>);
+pub(super) struct SimClock {
+    pub(super) world: Arc<World>,
+    pub(super) node: usize,
+    /// When it was made, if it does not go on from there.
+    pub(super) stopped: Option<u64>,
+}
 
 #[async_trait::async_trait]
 impl Clock for SimClock {
     fn now_ms(&self) -> u64 {
-        self.0.now_ms.load(Ordering::SeqCst)
+        let now = self.stopped.unwrap_or_else(|| self.world.now());
+        now.saturating_add_signed(self.world.machine(self.node).ahead_ms)
     }
 
     fn elapsed(&self) -> Duration {
-        Duration::from_millis(self.now_ms())
+        match self.stopped {
+            Some(at) => Duration::from_millis(at),
+            None => self.world.elapsed(self.node),
+        }
     }
 
     async fn sleep(&self, duration: Duration) {
-        let until = self.now_ms() + u64::try_from(duration.as_millis()).unwrap();
         let (wake, woken) = oneshot::channel();
-        self.0.sleepers.lock().unwrap().push((until, wake));
+        self.world.sleepers.lock().unwrap().push(Sleeper {
+            node: self.node,
+            until: self.world.elapsed(self.node) + duration,
+            wake,
+        });
         drop(woken.await);
     }
 }
@@ -99,7 +172,10 @@ impl Clock for SimClock {
 #[derive(Clone)]
 pub(super) struct SimStore {
     pub(super) world: Arc<World>,
+    pub(super) node: usize,
     pub(super) is_gc: bool,
+    /// Whether it shows no leases.
+    pub(super) is_blind: bool,
 }
 
 impl fmt::Debug for SimStore {
@@ -109,28 +185,28 @@ impl fmt::Debug for SimStore {
 }
 
 impl SimStore {
-    async fn request<T>(
+    /// Sends a request: it is applied, or not, even if its sender dies meanwhile.
+    async fn request<T: Send + 'static>(
         &self,
         operation: &'static str,
         key: &str,
-        apply: impl FnOnce(&Self) -> Result<T, StoreError> + Send,
+        apply: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let lost = || StoreError::unavailable(operation, key, "simulated");
-        let now = self.world.now_ms.load(Ordering::SeqCst);
-        let fate = self.world.wait(Some(now)).await;
-        self.world
-            .history
-            .lock()
-            .unwrap()
-            .update(format!("{operation} {key} {fate:?}\n").as_bytes());
-        if fate == Fate::FailBefore {
-            return Err(lost());
-        }
-        let outcome = apply(self);
-        self.world.wait(None).await;
-        if fate == Fate::FailAfter {
-            return Err(lost());
-        }
+        let (store, key) = (self.clone(), key.to_owned());
+        let now = self.world.now();
+        let sent = tokio::spawn(async move {
+            let fate = store.world.wait(store.node, Some(now), false).await;
+            let line = format!("{operation} {key} {fate:?}\n");
+            store.world.history.lock().unwrap().update(line.as_bytes());
+            let lost = || StoreError::unavailable(operation, &key, "simulated");
+            match fate {
+                Fate::FailBefore => Err(lost()),
+                Fate::Pass => apply(&store),
+                Fate::FailAfter => apply(&store).and_then(|_| Err(lost())),
+            }
+        });
+        let outcome = sent.await.unwrap();
+        self.world.wait(self.node, None, false).await;
         outcome
     }
 
@@ -151,6 +227,9 @@ impl SimStore {
 
     /// Half of what is left to be listed: more may happen between two pages.
     fn page(&self, folder: &str, after: Option<&Key>) -> Vec<ObjectInfo> {
+        if self.is_blind && folder == "leases" {
+            return Vec::new();
+        }
         let objects = self.world.objects.lock().unwrap();
         let inside = format!("{folder}/");
         let rest: Vec<_> = objects
@@ -170,52 +249,60 @@ impl SimStore {
 #[async_trait::async_trait]
 impl BlobStore for SimStore {
     async fn get(&self, key: &Key, _limit: u64) -> Result<(Bytes, Version), StoreError> {
-        self.request("get", key.as_str(), |s| s.read(key)).await
+        let named = key.clone();
+        let get = move |s: &Self| s.read(&named);
+        self.request("get", key.as_str(), get).await
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
-        let cut = |bytes: Bytes| {
+        let named = key.clone();
+        let cut = move |bytes: Bytes| {
             let at = |offset| usize::try_from(offset).unwrap();
             bytes.slice(at(range.start)..at(range.end))
         };
-        let read = |s: &Self| s.read(key).map(|(bytes, _)| cut(bytes));
+        let read = move |s: &Self| s.read(&named).map(|(bytes, _)| cut(bytes));
         self.request("range", key.as_str(), read).await
     }
 
     async fn size(&self, key: &Key) -> Result<u64, StoreError> {
-        let size = |s: &Self| s.read(key).map(|(bytes, _)| bytes.len() as u64);
+        let named = key.clone();
+        let size = move |s: &Self| s.read(&named).map(|(bytes, _)| bytes.len() as u64);
         self.request("size", key.as_str(), size).await
     }
 
     async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
-        let put = |s: &Self| {
-            s.write(key, body);
+        let named = key.clone();
+        let put = move |s: &Self| {
+            s.write(&named, body);
             Ok(())
         };
         self.request("put", key.as_str(), put).await
     }
 
     async fn create(&self, key: &Key, body: Bytes) -> Result<Version, StoreError> {
-        let create = |s: &Self| match s.read(key) {
-            Ok(_) => Err(StoreError::Exists(key.clone())),
-            Err(_) => Ok(s.write(key, body)),
+        let named = key.clone();
+        let create = move |s: &Self| match s.read(&named) {
+            Ok(_) => Err(StoreError::Exists(named)),
+            Err(_) => Ok(s.write(&named, body)),
         };
         self.request("create", key.as_str(), create).await
     }
 
     async fn replace(&self, key: &Key, body: Bytes, old: &Version) -> Result<Version, StoreError> {
-        let replace = |s: &Self| match s.read(key) {
-            Ok((_, version)) if version == *old => Ok(s.write(key, body)),
-            _ => Err(StoreError::Conflict(key.clone())),
+        let (named, old) = (key.clone(), old.clone());
+        let replace = move |s: &Self| match s.read(&named) {
+            Ok((_, version)) if version == old => Ok(s.write(&named, body)),
+            _ => Err(StoreError::Conflict(named)),
         };
         self.request("replace", key.as_str(), replace).await
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        let delete = |s: &Self| {
-            s.world.objects.lock().unwrap().remove(key);
+        let named = key.clone();
+        let delete = move |s: &Self| {
+            s.world.objects.lock().unwrap().remove(&named);
             s.world.changed.fetch_add(1, Ordering::SeqCst);
-            if s.is_gc && key.as_str().starts_with("refs/") {
+            if s.is_gc && named.as_str().starts_with("refs/") {
                 s.world.refs_deleted_by_gc.fetch_add(1, Ordering::SeqCst);
             }
             Ok(())
@@ -229,7 +316,8 @@ impl BlobStore for SimStore {
             let (store, folder) = (store.clone(), folder.clone());
             async move {
                 let after = after?;
-                let list = |s: &Self| Ok(s.page(&folder, after.as_ref()));
+                let listed = folder.clone();
+                let list = move |s: &Self| Ok(s.page(&listed, after.as_ref()));
                 match store.request("list", &folder, list).await {
                     Ok(page) => {
                         let next = page.last().map(|last| Some(last.key.clone()));
