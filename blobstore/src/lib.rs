@@ -73,7 +73,6 @@ pub use store::{
 };
 pub use trace::{
     StoredTrace, TRACE_ENTRIES_MAX, Trace, TraceEntry, TraceError, Traced, read_trace, trace_ref,
-    write_trace,
 };
 pub use tree::{
     Attributes, Device, Diff, Difference, Edit, EditError, EditedTree, Entry, GraftLinks, HardLink,

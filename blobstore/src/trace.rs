@@ -15,8 +15,8 @@ use crate::envelope::{self, EnvelopeError};
 use crate::refs::RefError;
 use crate::wire::{Put, Truncated, Wire};
 use crate::{
-    BlobStore, ContentId, Digest, Record, RecordError, RecordId, RecordKind, Ref, RefName,
-    StoreError, Tier, TreeId, Version, read_ref, write_ref,
+    BlobStore, ContentId, Digest, LeaseError, Record, RecordError, RecordKind, RefName,
+    SecureError, StoreError, Tier, TreeId, Version, read_ref,
 };
 
 const MAGIC: &[u8; 4] = b"NTC1";
@@ -89,6 +89,15 @@ pub enum TraceError {
     /// The store failed.
     #[error("write trace: {0}")]
     Store(#[from] StoreError),
+    /// The lease under which it is written was not had or was lost.
+    #[error("write trace: {0}")]
+    Lease(#[from] LeaseError),
+    /// What its record names was collected, or is being.
+    #[error("write trace: {0}")]
+    Secure(#[from] SecureError),
+    /// The system has no random numbers.
+    #[error("write trace: no random numbers")]
+    Random,
 }
 
 impl From<Truncated> for TraceError {
@@ -249,24 +258,6 @@ pub async fn read_trace(
         record,
         version,
     }))
-}
-
-/// Writes a trace's record and lets the ref name it, if the ref is still as `seen`. The packs that
-/// the record lists must be durable. Returns the record's id.
-///
-/// # Errors
-/// [`TraceError::Ref`] with [`StoreError::Exists`] or [`StoreError::Conflict`] when someone else
-/// was faster.
-pub async fn write_trace(
-    store: &dyn BlobStore,
-    name: &RefName,
-    record: &Record,
-    changed_ms: u64,
-    seen: Option<&Version>,
-) -> Result<RecordId, TraceError> {
-    let record = record.write(store).await?;
-    write_ref(store, name, Ref { record, changed_ms }, seen).await?;
-    Ok(record)
 }
 
 #[cfg(test)]

@@ -177,8 +177,8 @@ impl Classed for GcError {
     fn class(&self) -> Class {
         match self {
             Self::Store(error) => error.class(),
-            Self::Ref(error) => error.class(),
-            Self::Record { .. } => (
+            Self::Ref(RefError::Store { source, .. }) => source.class(),
+            Self::Ref(RefError::Envelope { .. }) | Self::Record { .. } => (
                 CORRUPT,
                 Some("`nacre store fsck` tells what is wrong; nothing was deleted"),
             ),
@@ -275,6 +275,9 @@ impl Classed for TraceError {
             Self::Record(error) => error.class(),
             Self::Ref(error) => error.class(),
             Self::Store(error) => error.class(),
+            Self::Secure(error) => error.class(),
+            Self::Lease(LeaseError::Held { .. } | LeaseError::Lost { .. }) => (BUSY, None),
+            Self::Lease(_) | Self::Random => PLAIN,
         }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use nacre_blobstore::{
     BlobStore, CatalogError, ChunkId, ChunkIndex, Clock, IndexError, ItemStream, Lease, LeaseError,
-    PackKind, PackWriter, ReadError, Reader, SecureError, TraceError, Traced, WriteError,
-    WriteStats, WriterOptions, load_packs, read_epoch, read_trace, secure, trace_ref, write_trace,
+    PackKind, PackWriter, ReadError, Reader, Ref, SecureError, TraceError, Traced, WriteError,
+    WriteStats, WriterOptions, load_packs, read_epoch, read_trace, secure, trace_ref, write_ref,
 };
 use tokio::runtime::Handle;
 
@@ -88,8 +88,12 @@ pub async fn optimize_image(
         let secured = secure(&**store, &**clock, id, &record, Some(since)).await?;
         lease.check()?;
         secured.check(&**clock)?;
-        let seen = Some(&stored.version);
-        write_trace(&**store, &name, &record, clock.now_ms(), seen).await?;
+        let target = Ref {
+            record: id,
+            changed_ms: clock.now_ms(),
+        };
+        let written = write_ref(&**store, &name, target, Some(&stored.version)).await;
+        written.map_err(TraceError::Ref)?;
         Ok(stats)
     };
     let written = written.await;

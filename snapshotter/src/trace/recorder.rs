@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nacre_blobstore::{
-    BlobStore, Clock, Digest, Record, RecordId, RecordKind, Ref, RefError, StoreError, StoredTrace,
-    Trace, TraceEntry, TraceError, TreeId, read_ref, read_trace, trace_ref, write_ref, write_trace,
+    BlobStore, Clock, Digest, Lease, Record, RecordKind, Ref, RefError, SecureError, StoreError,
+    StoredTrace, Trace, TraceEntry, TraceError, TreeId, Version, read_epoch, read_ref, read_trace,
+    secure, trace_ref, write_ref,
 };
 use nacre_fs::{Access, AccessObserver};
 use tokio::sync::{mpsc, oneshot};
@@ -239,37 +240,70 @@ impl Publisher {
         repository: Option<&Digest>,
         entries: &[TraceEntry],
     ) -> Result<bool, TraceError> {
-        if entries.is_empty() {
+        if entries.is_empty() || self.merged(tree, repository, entries).await?.0.is_none() {
             return Ok(false);
         }
+        // What the record relies on, the copies of an older trace and itself, may be condemned.
+        let random = getrandom::u64().map_err(|_| TraceError::Random)?;
+        let lease = format!("trace-{random:016x}");
+        let holder = format!("process {}", std::process::id());
+        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
+        let lease = Lease::acquire(store, clock, &lease, &holder).await?;
+        let published = self.publish_under(&lease, tree, repository, entries).await;
+        if let Err(error) = lease.release().await {
+            tracing::warn!(%error, "could not release lease");
+        }
+        published
+    }
+
+    async fn publish_under(
+        &self,
+        lease: &Lease,
+        tree: TreeId,
+        repository: Option<&Digest>,
+        entries: &[TraceEntry],
+    ) -> Result<bool, TraceError> {
+        let store = &*self.store;
         let name = trace_ref(tree.digest());
+        let mut without_copies = false;
         for _ in 0..MERGES_MAX {
-            let stored = read_trace(&*self.store, &name).await?;
-            let base = match (&stored, repository) {
-                (Some(stored), _) => Some(stored.clone()),
-                // Only what was not on the node is seen, and that the borrowed trace brought there.
-                (None, Some(repository)) => self.borrowed(repository).await,
-                (None, None) => None,
-            };
-            let (mut trace, packs) = base.map_or_else(Default::default, |base: StoredTrace| {
-                (base.trace, base.record.packs)
-            });
-            if !merge(&mut trace, entries) {
+            let since = read_epoch(store).await.map_err(SecureError::Gc)?;
+            let (record, seen) = self.merged(tree, repository, entries).await?;
+            let Some(mut record) = record else {
                 return Ok(false);
+            };
+            if without_copies {
+                record.packs.clear();
             }
-            let record = trace_record(&trace, packs);
-            let now_ms = self.clock.now_ms();
-            let seen = stored.as_ref().map(|stored| &stored.version);
-            match write_trace(&*self.store, &name, &record, now_ms, seen).await {
-                Err(TraceError::Ref(RefError::Store {
+            let id = record.write(store).await?;
+            let secured = match secure(store, &*self.clock, id, &record, Some(since)).await {
+                Err(SecureError::Gone(_)) => {
+                    without_copies = true;
+                    continue;
+                }
+                secured => secured?,
+            };
+            let still_secured = || {
+                lease.check()?;
+                Ok::<_, TraceError>(secured.check(&*self.clock)?)
+            };
+            let target = Ref {
+                record: id,
+                changed_ms: self.clock.now_ms(),
+            };
+            still_secured()?;
+            match write_ref(store, &name, target, seen.as_ref()).await {
+                Err(RefError::Store {
                     source: StoreError::Exists(_) | StoreError::Conflict(_),
                     ..
-                })) => {}
-                Err(error) => return Err(error),
-                Ok(record) => {
-                    tracing::info!(%tree, entries = trace.entries.len(), "recorded a start");
-                    if let Some(repository) = repository {
-                        self.lend(repository, record).await;
+                }) => {}
+                Err(error) => return Err(error.into()),
+                Ok(()) => {
+                    tracing::info!(%tree, bytes = record.payload.len(), "recorded a start");
+                    if let Some(repository) = repository
+                        && still_secured().is_ok()
+                    {
+                        self.lend(repository, target).await;
                     }
                     return Ok(true);
                 }
@@ -278,19 +312,41 @@ impl Publisher {
         Ok(false)
     }
 
+    /// Merges a start into the trace of its tree as it is now; returns the record of the result,
+    /// `None` when nothing in the start is new, and the state of the trace's ref.
+    async fn merged(
+        &self,
+        tree: TreeId,
+        repository: Option<&Digest>,
+        entries: &[TraceEntry],
+    ) -> Result<(Option<Record>, Option<Version>), TraceError> {
+        let stored = read_trace(&*self.store, &trace_ref(tree.digest())).await?;
+        let seen = stored.as_ref().map(|stored| stored.version.clone());
+        let base = match (stored, repository) {
+            (Some(stored), _) => Some(stored),
+            // Only what was not on the node is seen, and that the borrowed trace brought there.
+            (None, Some(repository)) => self.borrowed(repository).await,
+            (None, None) => None,
+        };
+        let (mut trace, packs) = base.map_or_else(Default::default, |base: StoredTrace| {
+            (base.trace, base.record.packs)
+        });
+        let has_news = merge(&mut trace, entries);
+        Ok((has_news.then(|| trace_record(&trace, packs)), seen))
+    }
+
     async fn borrowed(&self, repository: &Digest) -> Option<StoredTrace> {
         let read = read_trace(&*self.store, &trace_ref(repository)).await;
         read.ok().flatten()
     }
 
     /// Lets a repository's ref name a record. If someone else is faster, theirs is as good.
-    async fn lend(&self, repository: &Digest, record: RecordId) {
+    async fn lend(&self, repository: &Digest, target: Ref) {
         let name = trace_ref(repository);
-        let changed_ms = self.clock.now_ms();
         let lent = async {
             let seen = read_ref(&*self.store, &name).await?;
             let seen = seen.as_ref().map(|(_, version)| version);
-            write_ref(&*self.store, &name, Ref { record, changed_ms }, seen).await
+            write_ref(&*self.store, &name, target, seen).await
         };
         if let Err(error) = lent.await {
             tracing::debug!(%name, %error, "lend a trace");
