@@ -14,7 +14,8 @@ use crate::pack::{HEAD, ItemKind, PackKind, PackName};
 use crate::record::RECORDS_FOLDER;
 use crate::refs::{self, RefError};
 use crate::{
-    BlobStore, ChunkIndex, Digest, Record, RecordError, RecordId, StoreError, UnverifiedBytes,
+    BlobStore, ChunkIndex, Digest, GcError, Record, RecordError, RecordId, StoreError,
+    UnverifiedBytes, gc,
 };
 
 /// Frames that are read at once at most.
@@ -45,7 +46,9 @@ pub struct FsckReport {
     /// Packs and records that no ref needs, and copies of indexes without a pack, by key: what an
     /// interrupted ingest or collection left. What is being written counts, too.
     pub garbage: Vec<String>,
-    /// Bytes of these.
+    /// Those that collection has condemned, and that are not in `garbage` therefore.
+    pub condemned: Vec<String>,
+    /// Bytes of both.
     pub bytes_garbage: u64,
     /// Chunks, trees and chunk lists that are damaged, sorted.
     pub corrupt: Vec<ItemKind>,
@@ -118,6 +121,7 @@ pub async fn fsck(
     let kept: BTreeSet<RecordId> = records.iter().map(|record| record.0).collect();
     find_stray(&store, RECORDS_FOLDER, &kept, &mut report).await?;
     metadata::check(&store, &records, options.read_data, &mut report).await?;
+    find_condemned(&store, &mut report).await?;
     walk::check_trees(&store, &index, &records, &mut report).await?;
     if options.read_data {
         read_all(&store, &index, &mut report).await?;
@@ -218,6 +222,25 @@ async fn find_stray<Id: FromStr + Ord>(
             report.garbage.push(object.key.to_string());
         }
     }
+    Ok(())
+}
+
+/// Tells what is condemned from other garbage.
+async fn find_condemned(
+    store: &Arc<dyn BlobStore>,
+    report: &mut FsckReport,
+) -> Result<(), FsckError> {
+    let noted = match gc::condemned_keys(&**store).await {
+        Ok(noted) => noted,
+        Err(GcError::Store(error)) => return Err(error.into()),
+        // Collection does not go on either, until someone has looked at it.
+        Err(error) => {
+            report.problems.push(error.to_string());
+            return Ok(());
+        }
+    };
+    let garbage = std::mem::take(&mut report.garbage);
+    (report.condemned, report.garbage) = garbage.into_iter().partition(|key| noted.contains(key));
     Ok(())
 }
 

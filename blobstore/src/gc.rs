@@ -32,6 +32,7 @@ use crate::envelope::EnvelopeError;
 use crate::refs::RefError;
 use crate::{BlobStore, Clock, Key, Lease, LeaseError, Record, RecordError, RefName, StoreError};
 
+pub(crate) use condemned::condemned_keys;
 pub use condemned::{Collected, CollectedKind, Condemned};
 pub use epoch::{Epoch, read_epoch};
 pub use rescue::{SECURED_FOR, SecureError, Secured, secure};

@@ -9,7 +9,7 @@
 //! a writer learns of all of them in few requests. A note is made by the collector; whoever takes
 //! objects off it does so by compare-and-swap; nothing is ever added to one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use futures::TryStreamExt;
 
@@ -268,6 +268,14 @@ pub(super) async fn read_notes(store: &dyn BlobStore) -> Result<Vec<Note>, GcErr
     }
     notes.sort_by(|a, b| (a.says.condemned_ms, &a.key).cmp(&(b.says.condemned_ms, &b.key)));
     Ok(notes)
+}
+
+/// Returns the keys of all objects that are condemned, with all their parts.
+pub(crate) async fn condemned_keys(store: &dyn BlobStore) -> Result<HashSet<String>, GcError> {
+    let notes = read_notes(store).await?;
+    let objects = notes.iter().flat_map(|note| &note.says.objects);
+    let keys = objects.flat_map(Collected::keys);
+    Ok(keys.map(|key| key.to_string()).collect())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ struct Report {
     bytes: u64,
     bytes_garbage: u64,
     garbage: Vec<String>,
+    condemned: Vec<String>,
     corrupt: Vec<String>,
     problems: Vec<String>,
 }
@@ -39,6 +40,7 @@ pub(super) async fn fsck(settings: &Settings, arguments: &Fsck) -> Result<(), Fa
         bytes: found.bytes,
         bytes_garbage: found.bytes_garbage,
         garbage: found.garbage,
+        condemned: found.condemned,
         corrupt: found.corrupt.iter().map(ToString::to_string).collect(),
         problems: found.problems,
     };
@@ -50,12 +52,13 @@ pub(super) async fn fsck(settings: &Settings, arguments: &Fsck) -> Result<(), Fa
             .iter()
             .try_for_each(|problem| output::line(problem))?;
         output::line(&format!(
-            "{} refs, {} packs, {}; {} garbage in {} objects; {} corrupt",
+            "{} refs, {} packs, {}; {} garbage in {} objects, {} of them condemned; {} corrupt",
             report.refs,
             report.packs,
             human_bytes(report.bytes),
             human_bytes(report.bytes_garbage),
-            report.garbage.len(),
+            report.garbage.len() + report.condemned.len(),
+            report.condemned.len(),
             report.corrupt.len()
         ))?;
     }

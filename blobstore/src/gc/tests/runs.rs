@@ -64,6 +64,9 @@ async fn what_no_ref_reaches_goes_after_the_hold_and_the_rest_stays() {
     assert!(report.bytes_garbage > 0 && report.bytes > report.bytes_garbage);
     let held = run(GC_HOLD).await.unwrap();
     assert_eq!((held.condemned, held.held, held.deleted), (0, 4, 0));
+    let report = bench.fsck(READ).await;
+    assert_eq!((report.condemned.len(), report.garbage), (4, vec![]));
+    assert!(report.bytes_garbage > 0);
     let dry = GcOptions {
         dry_run: true,
         ..options(Duration::ZERO)
