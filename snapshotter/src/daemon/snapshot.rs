@@ -56,12 +56,12 @@ impl Node {
         if let Some(first) = self.created_before(&creation).await? {
             return Ok(first);
         }
-        load_packs(
-            &self.options.store,
-            &self.index,
-            &creation.from.record.packs,
-        )
-        .await?;
+        // What the sandbox was started from is being loaded, or known; what could not be had then
+        // is asked for again, so that what is known of it is all, or why not.
+        let packs = &creation.from.record.packs;
+        self.loader.expect(packs).await?;
+        self.loader.settled(packs).await;
+        load_packs(&self.options.store, &self.index, packs).await?;
         let holder = format!("snapshot of {}", creation.request.sandbox);
         let random = getrandom::u64().map_err(|_| NodeError::Stopped)?;
         let name = format!("snapshot-{random:016x}");
