@@ -1,6 +1,7 @@
 //! The bytes of files that a sandbox wrote.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -21,6 +22,12 @@ const READS_MAX: usize = 3;
 const TICK_MAX: Duration = Duration::from_millis(50);
 /// Bytes from which on a file that may be mapped is read before the freeze as well.
 pub(super) const AHEAD_BYTES_MIN: u64 = 1 << 20;
+
+/// Longest file, in bytes, holes included: as for layers. The sandbox may be frozen while it is read.
+const FILE_BYTES_MAX: u64 = 128 << 30;
+/// File systems in memory (`linux/magic.h`). They never write pages back, so that none is
+/// write-protected again, and a store to a mapped one gives no new ctime.
+const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Makes a writer of data packs, when the first byte has to be stored.
 pub(super) type MakeWriter<'a> = Box<dyn Fn() -> PackWriter + 'a>;
@@ -79,7 +86,7 @@ impl<'a> Contents<'a> {
         let Ok(file) = inode.open_data() else {
             return Ok(());
         };
-        if file.sync_data().is_err() {
+        if is_in_memory(&file) || file.sync_data().is_err() {
             return Ok(());
         }
         match self.store(inode) {
@@ -99,7 +106,10 @@ impl<'a> Contents<'a> {
         inode: &Inode,
     ) -> Result<(ContentId, u64), SnapshotError> {
         let fingerprint = fingerprint(inode);
-        let known = self.known.get(&fingerprint).cloned();
+        // Only a file that was read ahead is known not to change under a mapping.
+        let may_be_known = !self.mapped || inode.size_bytes() >= AHEAD_BYTES_MIN;
+        let known = self.known.get(&fingerprint).filter(|_| may_be_known);
+        let known = known.cloned();
         let was_known = known.is_some();
         let chunked = match known {
             Some(chunked) => chunked,
@@ -126,6 +136,7 @@ impl<'a> Contents<'a> {
     /// Reads a file once; [`Fault::Changed`] when it was written meanwhile.
     fn store(&mut self, inode: &Inode) -> Result<Chunked, Stored> {
         let before = inode.now()?;
+        Fault::check_limit(before.size_bytes, FILE_BYTES_MAX, "bytes in a file")?;
         // No further than it was long: one that grows all the time has no end.
         let mut file = inode.open_data()?.take(before.size_bytes.saturating_add(1));
         let (make_writer, writer) = (&self.make_writer, &mut self.writer);
@@ -187,6 +198,15 @@ fn fingerprint(inode: &Inode) -> Fingerprint {
         size_bytes: inode.size_bytes(),
         ctime: inode.ctime(),
     }
+}
+
+/// Tells whether a file is in a file system without a disk; one that cannot be asked may be.
+fn is_in_memory(file: &File) -> bool {
+    let asked = rustix::fs::fstatfs(file);
+    let Ok(Ok(kind)) = asked.map(|found| u64::try_from(found.f_type)) else {
+        return true;
+    };
+    IN_MEMORY.contains(&kind)
 }
 
 fn settled_before(now_ms: u64) -> Timestamp {

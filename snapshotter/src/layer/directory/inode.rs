@@ -11,11 +11,11 @@ use rustix::io::Errno;
 use super::InodeId;
 use crate::layer::error::Fault;
 
-/// Tells versions of a file's bytes apart.
+/// Tells versions of a file's bytes apart. By its ctime, which unlike its mtime nobody can set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Version {
     pub(crate) size_bytes: u64,
-    mtime: Timestamp,
+    ctime: Timestamp,
 }
 
 /// A file and what was known of it when it was opened.
@@ -62,10 +62,7 @@ impl Inode {
 
     /// Returns the time of the last change of the inode, by the kernel's clock alone.
     pub(crate) const fn ctime(&self) -> Timestamp {
-        Timestamp {
-            seconds: self.stat.stx_ctime.tv_sec,
-            nanoseconds: self.stat.stx_ctime.tv_nsec,
-        }
+        ctime(&self.stat)
     }
 
     pub(crate) const fn device(&self) -> Device {
@@ -112,7 +109,7 @@ impl Inode {
         let stat = stat(&self.handle)?;
         Ok(Version {
             size_bytes: stat.stx_size,
-            mtime: mtime(&stat),
+            ctime: ctime(&stat),
         })
     }
 
@@ -176,6 +173,13 @@ const fn mtime(stat: &Statx) -> Timestamp {
     Timestamp {
         seconds: stat.stx_mtime.tv_sec,
         nanoseconds: stat.stx_mtime.tv_nsec,
+    }
+}
+
+const fn ctime(stat: &Statx) -> Timestamp {
+    Timestamp {
+        seconds: stat.stx_ctime.tv_sec,
+        nanoseconds: stat.stx_ctime.tv_nsec,
     }
 }
 
