@@ -11,6 +11,7 @@ mod export;
 mod hostile;
 mod images;
 mod layout;
+mod links;
 mod node;
 mod registry;
 mod run;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use nacre_blobstore::{Entry, HardLink, Node, Tree, TreeError, TreeId};
+use nacre_blobstore::{Entry, HardLink, Node, Tree, TreeError, TreeId, TreePath};
 
 use super::{Child, Directory, Inode, Leaf, MergedTree};
 
@@ -21,7 +21,7 @@ impl MergedTree {
         sink: &mut impl FnMut(TreeId, &[u8]) -> Result<(), E>,
     ) -> Result<TreeId, E> {
         let mut groups = Groups::new();
-        find_groups(&self.root, &mut Vec::new(), &mut groups);
+        find_groups(&self.root, &TreePath::root(), &mut groups);
         groups.retain(|_, link| link.count > 1);
         let tree = encode_directory(&mut self.root, &groups, sink)?;
         let root = Tree::root(self.root.attributes.clone(), tree)?;
@@ -54,25 +54,18 @@ impl MergedTree {
 
 /// Counts the names of shared inodes and names each group by the first path in tree order, so
 /// that equal file systems have equal groups and a change elsewhere does not change them.
-fn find_groups(at: &Directory, path: &mut Vec<u8>, groups: &mut Groups) {
-    let len = path.len();
+fn find_groups(at: &Directory, path: &TreePath, groups: &mut Groups) {
     for (name, child) in &at.children {
-        path.push(b'/');
-        path.extend_from_slice(name);
         match child {
-            Child::Directory(directory) => find_groups(directory, path, groups),
+            Child::Directory(directory) => find_groups(directory, &path.join(name), groups),
             Child::Inode(inode) if Arc::strong_count(inode) > 1 => {
-                let link = groups.entry(Arc::as_ptr(inode)).or_insert_with(|| {
-                    let hash = *blake3::hash(path).as_bytes();
-                    let mut group = [0; 16];
-                    group.copy_from_slice(&hash[..16]);
-                    HardLink { group, count: 0 }
-                });
+                let link = groups
+                    .entry(Arc::as_ptr(inode))
+                    .or_insert_with(|| HardLink::named(&path.join(name), 0));
                 link.count = link.count.saturating_add(1);
             }
             Child::Inode(_) => {}
         }
-        path.truncate(len);
     }
 }
 

@@ -1,13 +1,14 @@
 //! Capturing what a sandbox wrote: the walk, the data, the trees.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nacre_blobstore::{
-    BlobStore, ChunkIndex, Clock, CrashPoint, ItemKind, Node, PackKind, PackWriter, ReadError,
-    Reader, Tree, TreeId, WriteStats, WriterOptions,
+    BlobStore, ChunkIndex, Clock, CrashPoint, Edit, EditError, ItemKind, PackKind, PackWriter,
+    ReadError, Reader, Tree, TreeId, TreePath, TreeReader, WriteStats, WriterOptions, edit_tree,
+    tree_at,
 };
 use tokio::runtime::Handle;
 
@@ -15,7 +16,7 @@ use super::contents::Contents;
 use super::error::SnapshotError;
 use super::freeze::Frozen;
 use super::glob::Globs;
-use super::overlay::{Changes, Merge, each_file};
+use super::overlay::{Changes, Walk, each_file};
 use super::state::State;
 use super::upper::UpperEntry;
 
@@ -63,10 +64,9 @@ pub(crate) struct Captured {
     pub(super) state: State,
 }
 
-/// The merged file system before it is stored.
-struct Merged {
-    root: TreeId,
-    trees: Vec<(TreeId, Vec<u8>)>,
+/// What the walk found.
+struct Walked {
+    edits: BTreeMap<TreePath, Edit>,
     changes: Changes,
     skipped: Vec<String>,
     frozen: Duration,
@@ -85,7 +85,7 @@ impl Tools {
         let mapped = capture.cgroup.is_some();
         let make_writer = Box::new(|| self.writer(PackKind::Data));
         let mut contents = Contents::new(make_writer, known, mapped, self.clock.now_ms());
-        let merged = self.merge(capture, base, &mut contents)?;
+        let walked = self.walk(capture, base, &mut contents)?;
 
         let mut items = std::mem::take(&mut contents.items);
         let lists = std::mem::take(&mut contents.lists);
@@ -97,9 +97,9 @@ impl Tools {
             .into_iter()
             .map(|(content, bytes)| (ItemKind::ChunkList(content), bytes))
             .collect();
-        let trees = merged.trees.into_iter();
+        let (tree, trees) = self.merge(capture, &walked.edits)?;
+        let trees = trees.into_iter();
         new.extend(trees.map(|(id, bytes)| (ItemKind::Tree(id), bytes)));
-        let tree = self.subtree(&capture.path, merged.root, &mut new)?;
         items.extend(new.iter().map(|(item, _)| *item));
         let tree_stats = self.store_metadata(new)?;
         self.writer.crash.reach(CrashPoint::TreesFinished);
@@ -108,21 +108,21 @@ impl Tools {
         Ok(Captured {
             tree,
             items: items.into_iter().collect(),
-            changes: merged.changes,
+            changes: walked.changes,
             stats,
-            frozen: merged.frozen,
-            skipped: merged.skipped,
+            frozen: walked.frozen,
+            skipped: walked.skipped,
             state,
         })
     }
 
     /// Walks the upper directory, frozen if anyone writes to it.
-    fn merge(
+    fn walk(
         &self,
         capture: &Capture,
         base: TreeId,
         contents: &mut Contents<'_>,
-    ) -> Result<Merged, SnapshotError> {
+    ) -> Result<Walked, SnapshotError> {
         let root = UpperEntry::root(&capture.upper)?;
         let guard = match &capture.cgroup {
             None => None,
@@ -136,60 +136,44 @@ impl Tools {
         // Read again: the attributes may be others by now.
         let root = UpperEntry::root(&capture.upper)?;
         let trees = |id| self.tree(id);
-        let mut merge = Merge::new(&trees, contents, &capture.excludes, base);
-        let directory = merge.root(&root)?;
+        let mut walk = Walk::new(&trees, contents, &capture.excludes, base);
+        walk.root(&root)?;
         let frozen = guard.map_or(Duration::ZERO, |(guard, began)| {
             drop(guard);
             self.clock.elapsed().saturating_sub(began)
         });
-        let (id, bytes) = Tree::root(root.attributes, directory)?.encode()?;
-        merge.new_trees.push((id, bytes));
-        Ok(Merged {
-            root: id,
-            trees: merge.new_trees,
-            changes: merge.changes,
-            skipped: merge.skipped,
+        Ok(Walked {
+            edits: walk.edits,
+            changes: walk.changes,
+            skipped: walk.skipped,
             frozen,
         })
     }
 
-    /// Returns the root of a directory snapshot of `path`, added to the new trees.
-    fn subtree(
+    /// Makes the tree of the snapshot; returns its root, and all trees that the change made.
+    fn merge(
         &self,
-        path: &str,
-        root: TreeId,
-        new: &mut Vec<(ItemKind, Vec<u8>)>,
-    ) -> Result<TreeId, SnapshotError> {
-        let names: Vec<_> = path.split('/').filter(|name| !name.is_empty()).collect();
-        let Some((last, parents)) = names.split_last() else {
-            return Ok(root);
-        };
-        let at_hand: HashMap<_, _> = new.iter().map(|(item, bytes)| (*item, bytes)).collect();
-        let read = |id: TreeId| -> Result<Arc<Tree>, SnapshotError> {
-            match at_hand.get(&ItemKind::Tree(id)) {
-                Some(bytes) => Ok(Arc::new(Tree::decode(id, bytes)?)),
-                None => Ok(self.tree(id)?),
-            }
-        };
-        let missing = || SnapshotError::NotDirectory(path.to_owned());
-        let root = read(root)?;
-        let (_, mut at) = root.as_root().ok_or_else(missing)?;
-        for name in parents {
-            at = match read(at)?.get(name.as_bytes()).map(|(_, entry)| &entry.node) {
-                Some(Node::Directory(id)) => *id,
-                _ => return Err(missing()),
-            };
+        capture: &Capture,
+        edits: &BTreeMap<TreePath, Edit>,
+    ) -> Result<(TreeId, Vec<(TreeId, Vec<u8>)>), SnapshotError> {
+        let whole = edit_tree(&*self.reader, capture.base, edits);
+        let whole = self.runtime.block_on(whole)?;
+        let path = TreePath::parse(capture.path.as_bytes());
+        let path = path.map_err(|error| SnapshotError::Invalid(error.to_string()))?;
+        if path.is_root() {
+            return Ok((whole.root, whole.trees));
         }
-        let parent = read(at)?;
-        let (id, bytes) = match parent.get(last.as_bytes()) {
-            Some((_, entry)) => match entry.node {
-                Node::Directory(id) => Tree::root(entry.attributes.clone(), id)?.encode()?,
-                _ => return Err(missing()),
-            },
-            None => return Err(missing()),
-        };
-        new.push((ItemKind::Tree(id), bytes));
-        Ok(id)
+        let trees = NewTrees::new(&self.reader, whole.trees.iter().cloned());
+        let part = self
+            .runtime
+            .block_on(tree_at(&trees, whole.root, &path))
+            .map_err(|error| match error {
+                EditError::NoDirectory(_) => SnapshotError::NotDirectory(capture.path.clone()),
+                other => other.into(),
+            })?;
+        let mut new = whole.trees;
+        new.extend(part.trees);
+        Ok((part.root, new))
     }
 
     /// Stores the trees and chunk lists that are not stored yet.
@@ -259,6 +243,36 @@ impl Captured {
     pub(crate) fn remember(mut self, path: &str, snapshot: String, file: &Path, base: TreeId) {
         self.state.parents.insert(path.to_owned(), snapshot);
         self.state.write(file, &base.to_string());
+    }
+}
+
+/// Reads trees that are not stored yet, and others.
+pub(super) struct NewTrees<'a> {
+    reader: &'a Reader,
+    new: HashMap<TreeId, Vec<u8>>,
+}
+
+impl<'a> NewTrees<'a> {
+    pub(super) fn new(
+        reader: &'a Reader,
+        new: impl IntoIterator<Item = (TreeId, Vec<u8>)>,
+    ) -> Self {
+        let new = new.into_iter().collect();
+        Self { reader, new }
+    }
+}
+
+#[async_trait::async_trait]
+impl TreeReader for NewTrees<'_> {
+    async fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
+        let Some(bytes) = self.new.get(&id) else {
+            return self.reader.tree(id).await;
+        };
+        let tree = Tree::decode(id, bytes).map_err(|error| ReadError::Corrupt {
+            what: format!("tree {id}"),
+            reason: error.to_string(),
+        })?;
+        Ok(Arc::new(tree))
     }
 }
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use nacre_blobstore::{
-    CatalogError, ChunkListError, IndexError, LeaseError, ReadError, RecordError, RefError,
-    RefNameError, SecureError, StoreError, TreeError, WriteError,
+    CatalogError, ChunkListError, EditError, IndexError, LeaseError, ReadError, RecordError,
+    RefError, RefNameError, SecureError, StoreError, TreeError, WriteError,
 };
 
 use crate::layer::Fault;
@@ -96,6 +96,21 @@ pub enum SnapshotError {
     /// A worker ended without a result.
     #[error("a worker ended early")]
     Stopped,
+}
+
+impl From<EditError> for SnapshotError {
+    fn from(error: EditError) -> Self {
+        match error {
+            EditError::Read(error) => error.into(),
+            EditError::Tree(error) => error.into(),
+            EditError::NoDirectory(ref path)
+            | EditError::NoName(ref path)
+            | EditError::Contradiction { ref path, .. } => Self::Unsupported {
+                path: path.to_string().into(),
+                reason: error.to_string(),
+            },
+        }
+    }
 }
 
 impl SnapshotError {

@@ -1,17 +1,20 @@
-//! From a base tree and an upper directory to the merged tree, in time and memory that grow with
-//! what the upper directory holds and with the listings of the directories that it touches.
+//! From an upper directory to the edits of the base that make the merged file system, in time and
+//! memory that grow with what the upper directory holds and with the listings of the directories
+//! that it touches.
 //!
 //! Every upper directory has its lower entries in one directory of the base, or in none: at its own
 //! path, or where a redirect says. So a renamed directory takes its subtree along by its id, and a
 //! file whose attributes alone changed keeps its content's.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nacre_blobstore::{Attributes, ContentId, Entry, HardLink, Node, ReadError, Tree, TreeId};
+use nacre_blobstore::{
+    Attributes, ContentId, Edit, Entry, GraftLinks, Node, ReadError, Tree, TreeId, TreePath,
+};
 use rustix::fs::FileType;
 
 use super::contents::Contents;
@@ -20,8 +23,10 @@ use super::glob::Globs;
 use super::upper::{Marks, Redirect, UpperEntry};
 use crate::layer::{Fault, Inode, InodeId};
 
-/// Deepest directory, as for layers.
+/// Deepest directory.
 const DEPTH_MAX: usize = 512;
+/// Entries of an upper directory, as of a layer; some 300 bytes of memory each.
+const ENTRIES_MAX: usize = 4 << 20;
 
 /// What changed, in names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,39 +38,47 @@ pub(super) struct Changes {
     pub(super) bytes: u64,
 }
 
-/// Merges one upper directory over one base.
-pub(super) struct Merge<'a, 'b> {
+/// Walks one upper directory over one base.
+pub(super) struct Walk<'a, 'b> {
     pub(super) trees: &'a dyn Fn(TreeId) -> Result<Arc<Tree>, ReadError>,
     pub(super) contents: &'a mut Contents<'b>,
     pub(super) excludes: &'a Globs,
     /// The directory of the root of the base.
     pub(super) base: TreeId,
-    /// Trees that are not those of the base, children before parents.
-    pub(super) new_trees: Vec<(TreeId, Vec<u8>)>,
+    /// What the upper directory makes of the base.
+    pub(super) edits: BTreeMap<TreePath, Edit>,
     pub(super) changes: Changes,
     /// Paths that were left out: sockets.
     pub(super) skipped: Vec<String>,
     links: HashMap<InodeId, Link>,
 }
 
-/// The first name of an inode with several.
+/// What the first name of an inode with several shows.
 struct Link {
-    link: HardLink,
+    /// Its number in the edits.
+    number: u64,
     node: Node,
     attributes: Attributes,
 }
 
-/// Where the merge stands.
+/// An entry of an upper directory.
 struct Place<'p> {
-    /// The path from the root, without a leading slash.
-    path: Vec<u8>,
-    depth: usize,
+    path: &'p TreePath,
+    name: &'p [u8],
+    /// The marks of its directory.
     marks: &'p Marks,
-    /// The lower entries, whether or not they show through.
-    lower: Option<Arc<Tree>>,
+    /// The lower entries of its directory; nothing in one that is opaque.
+    lower: Option<&'p Tree>,
 }
 
-impl<'a, 'b> Merge<'a, 'b> {
+impl Place<'_> {
+    /// Returns what the base shows here.
+    fn shown(&self) -> Option<&Entry> {
+        Some(self.lower?.get(self.name)?.1)
+    }
+}
+
+impl<'a, 'b> Walk<'a, 'b> {
     pub(super) fn new(
         trees: &'a dyn Fn(TreeId) -> Result<Arc<Tree>, ReadError>,
         contents: &'a mut Contents<'b>,
@@ -77,162 +90,144 @@ impl<'a, 'b> Merge<'a, 'b> {
             contents,
             excludes,
             base,
-            new_trees: Vec::new(),
+            edits: BTreeMap::new(),
             changes: Changes::default(),
             skipped: Vec::new(),
             links: HashMap::new(),
         }
     }
 
-    /// Merges the upper directory `upper` over the base; returns the tree of its root directory.
-    pub(super) fn root(&mut self, upper: &UpperEntry) -> Result<TreeId, SnapshotError> {
-        self.directory(upper, &mut Vec::new(), 0, Some(self.base))
+    /// Finds the edits of all that is in the upper directory `upper`, and of its own attributes.
+    pub(super) fn root(&mut self, upper: &UpperEntry) -> Result<(), SnapshotError> {
+        let (path, opaque) = (TreePath::root(), upper.marks.opaque);
+        let lower = (!opaque).then_some(self.base);
+        let attributes = upper.attributes.clone();
+        let edit = Edit::Directory { attributes, opaque };
+        self.edits.insert(path.clone(), edit);
+        self.below(upper, &path, lower)
     }
 
-    fn directory(
+    /// Walks what is in a directory whose lower entries are those of `lower`.
+    fn below(
         &mut self,
         upper: &UpperEntry,
-        path: &mut Vec<u8>,
-        depth: usize,
+        path: &TreePath,
         lower: Option<TreeId>,
-    ) -> Result<TreeId, SnapshotError> {
-        if depth > DEPTH_MAX {
+    ) -> Result<(), SnapshotError> {
+        if path.depth() > DEPTH_MAX {
             return Err(unsupported(path, "directories are nested too deeply"));
         }
-        let base = lower.map(self.trees).transpose()?;
-        let shown = base.as_deref().filter(|_| !upper.marks.opaque);
-        let mut entries: BTreeMap<Box<[u8]>, Entry> = BTreeMap::new();
-        for entry in shown.map(Tree::entries).unwrap_or_default() {
-            entries.insert(entry.name.clone(), entry.clone());
-        }
-        if upper.marks.opaque {
-            self.count_hidden(upper, base.as_deref(), path)?;
-        }
-        let names = upper
-            .names()
-            .map_err(SnapshotError::at(&shown_path(path)))?;
-        let place_len = path.len();
-        for name in names {
-            if place_len > 0 {
-                path.push(b'/');
+        let lower = lower.map(self.trees).transpose()?;
+        for name in names(upper, path)? {
+            let at = path.join(name.as_bytes());
+            if self.edits.len() >= ENTRIES_MAX {
+                return Err(unsupported(&at, "more than 4,194,304 entries were written"));
             }
-            path.extend_from_slice(name.as_bytes());
-            if !self.excludes.matches(path) {
-                let found = UpperEntry::open(&upper.inode.handle, &name)
-                    .map_err(SnapshotError::at(&shown_path(path)))?;
-                let place = Place {
-                    path: std::mem::take(path),
-                    depth,
-                    marks: &upper.marks,
-                    lower: base.clone(),
-                };
-                *path = self.entry(found, name.as_bytes(), place, &mut entries)?;
+            if self.excludes.matches(at.as_bytes()) {
+                continue;
             }
-            path.truncate(place_len);
+            let found = UpperEntry::open(&upper.inode.handle, &name)
+                .map_err(SnapshotError::at(&shown_path(&at)))?;
+            let place = Place {
+                path: &at,
+                name: name.as_bytes(),
+                marks: &upper.marks,
+                lower: lower.as_deref(),
+            };
+            self.entry(found, &place)?;
         }
-        let entries: Vec<Entry> = entries.into_values().collect();
-        if let (Some(base), Some(id)) = (shown, lower)
-            && base.entries() == entries
-        {
-            return Ok(id);
-        }
-        let (id, bytes) = Tree::new(entries)?.encode()?;
-        if lower != Some(id) {
-            self.new_trees.push((id, bytes));
-        }
-        Ok(id)
+        Ok(())
     }
 
-    /// Puts one upper entry among the merged ones of its directory; gives the path back.
-    fn entry(
-        &mut self,
-        upper: UpperEntry,
-        name: &[u8],
-        mut place: Place<'_>,
-        entries: &mut BTreeMap<Box<[u8]>, Entry>,
-    ) -> Result<Vec<u8>, SnapshotError> {
-        if upper.is_whiteout(place.marks) {
-            if entries.remove(name).is_some() {
-                self.changes.removed += 1;
+    fn entry(&mut self, upper: UpperEntry, place: &Place<'_>) -> Result<(), SnapshotError> {
+        let edit = if upper.is_whiteout(place.marks) {
+            self.changes.removed += u64::from(place.shown().is_some());
+            Edit::Remove
+        } else {
+            match upper.inode.file_type() {
+                FileType::Directory => return self.directory(&upper, place),
+                FileType::Socket => {
+                    // Of no use to another process, and what is bound to it is not captured.
+                    self.skipped
+                        .push(shown_path(place.path).display().to_string());
+                    Edit::Remove
+                }
+                _ => self.leaf(upper, place)?,
             }
-            return Ok(place.path);
-        }
-        let (node, hard_link) = match upper.inode.file_type() {
-            FileType::Directory => {
-                let lower = self.lower_of(&upper.marks, name, place.lower.as_deref())?;
-                let lower = match lower.map(|entry| entry.node) {
-                    Some(Node::Directory(id)) => Some(id),
-                    _ => None,
-                };
-                let tree = self.directory(&upper, &mut place.path, place.depth + 1, lower)?;
-                (Node::Directory(tree), None)
-            }
-            FileType::Socket => {
-                // Of no use to another process, and what is bound to it is not captured.
-                self.skipped
-                    .push(shown_path(&place.path).display().to_string());
-                entries.remove(name);
-                return Ok(place.path);
-            }
-            _ => self.leaf(&upper, name, &place)?,
         };
-        let entry = Entry {
-            name: name.into(),
+        self.edits.insert(place.path.clone(), edit);
+        Ok(())
+    }
+
+    fn directory(&mut self, upper: &UpperEntry, place: &Place<'_>) -> Result<(), SnapshotError> {
+        let shown = place.shown();
+        let lower = match self.lower_of(&upper.marks, place)?.map(|entry| entry.node) {
+            Some(Node::Directory(id)) => Some(id),
+            _ => None,
+        };
+        let attributes = upper.attributes.clone();
+        let replaces = upper.marks.opaque || upper.marks.redirect.is_some();
+        let edit = match lower {
+            Some(tree) if upper.marks.redirect.is_some() => Edit::Graft {
+                attributes,
+                tree,
+                links: GraftLinks::Base,
+            },
+            _ => Edit::Directory {
+                attributes,
+                opaque: replaces,
+            },
+        };
+        let node = Node::Directory(lower.unwrap_or(self.base));
+        self.count(&node, &upper.attributes, shown);
+        if let (true, Some(Node::Directory(hidden))) = (replaces, shown.map(|entry| &entry.node)) {
+            self.count_hidden(upper, place.path, *hidden)?;
+        }
+        self.edits.insert(place.path.clone(), edit);
+        self.below(upper, place.path, lower)
+    }
+
+    fn leaf(&mut self, upper: UpperEntry, place: &Place<'_>) -> Result<Edit, SnapshotError> {
+        let id = upper.inode.id();
+        let linked = upper.inode.link_count() > 1;
+        let (node, inode) = match self.links.get(&id).filter(|_| linked) {
+            // What one name shows, all of them do; a change between two looks is a change.
+            Some(first) if first.attributes != upper.attributes => {
+                return Err(SnapshotError::Changed(shown_path(place.path)));
+            }
+            Some(first) => (first.node.clone(), Some(first.number)),
+            None => (self.node(&upper, place)?, None),
+        };
+        let inode = match inode {
+            None if linked => {
+                let number = self.links.len() as u64;
+                let link = Link {
+                    number,
+                    node: node.clone(),
+                    attributes: upper.attributes.clone(),
+                };
+                self.links.insert(id, link);
+                Some(number)
+            }
+            inode => inode,
+        };
+        self.count(&node, &upper.attributes, place.shown());
+        Ok(Edit::Put {
             attributes: upper.attributes,
             node,
-            hard_link,
-        };
-        self.count(&entry, entries.get(name));
-        entries.insert(name.into(), entry);
-        Ok(place.path)
+            inode,
+        })
     }
 
-    fn leaf(
-        &mut self,
-        upper: &UpperEntry,
-        name: &[u8],
-        place: &Place<'_>,
-    ) -> Result<(Node, Option<HardLink>), SnapshotError> {
+    fn node(&mut self, upper: &UpperEntry, place: &Place<'_>) -> Result<Node, SnapshotError> {
         let inode = &upper.inode;
-        let linked = inode.link_count() > 1;
-        if linked && let Some(first) = self.links.get(&inode.id()) {
-            // What one name shows, all of them do; a change between two looks is a change.
-            if first.attributes != upper.attributes {
-                return Err(SnapshotError::Changed(shown_path(&place.path)));
-            }
-            return Ok((first.node.clone(), Some(first.link)));
-        }
-        let node = self.node(upper, name, place)?;
-        if !linked {
-            return Ok((node, None));
-        }
-        let link = HardLink {
-            group: self.group(&place.path),
-            count: inode.link_count(),
-        };
-        let first = Link {
-            link,
-            node: node.clone(),
-            attributes: upper.attributes.clone(),
-        };
-        self.links.insert(inode.id(), first);
-        Ok((node, Some(link)))
-    }
-
-    fn node(
-        &mut self,
-        upper: &UpperEntry,
-        name: &[u8],
-        place: &Place<'_>,
-    ) -> Result<Node, SnapshotError> {
-        let inode = &upper.inode;
-        let at = |fault: Fault| SnapshotError::at(&shown_path(&place.path))(fault);
+        let at = |fault: Fault| SnapshotError::at(&shown_path(place.path))(fault);
         Ok(match inode.file_type() {
             FileType::RegularFile => {
                 let (content, size_bytes) = if upper.marks.metacopy {
-                    self.lower_content(&upper.marks, name, place, inode)?
+                    self.lower_content(&upper.marks, place, inode)?
                 } else {
-                    self.contents.content(&shown_path(&place.path), inode)?
+                    self.contents.content(&shown_path(place.path), inode)?
                 };
                 Node::File {
                     content,
@@ -244,26 +239,18 @@ impl<'a, 'b> Merge<'a, 'b> {
             FileType::BlockDevice => Node::BlockDevice(inode.device()),
             FileType::Fifo => Node::Fifo,
             FileType::Socket | FileType::Directory | FileType::Unknown => {
-                return Err(unsupported(&place.path, "unknown type of file"));
+                return Err(unsupported(place.path, "unknown type of file"));
             }
         })
     }
 
     /// Returns the lower entry that an upper one stands over.
-    fn lower_of(
-        &self,
-        marks: &Marks,
-        name: &[u8],
-        lower: Option<&Tree>,
-    ) -> Result<Option<Entry>, SnapshotError> {
-        let get = |tree: Option<&Tree>, name: &[u8]| {
-            tree.and_then(|tree| tree.get(name))
-                .map(|(_, entry)| entry.clone())
-        };
+    fn lower_of(&self, marks: &Marks, place: &Place<'_>) -> Result<Option<Entry>, SnapshotError> {
+        let get = |name: &[u8]| Some(place.lower?.get(name)?.1.clone());
         Ok(match &marks.redirect {
             _ if marks.opaque => None,
-            None => get(lower, name),
-            Some(Redirect::Name(name)) => get(lower, name),
+            None => get(place.name),
+            Some(Redirect::Name(name)) => get(name),
             Some(Redirect::Path(path)) => self.resolve(path)?,
         })
     }
@@ -288,11 +275,10 @@ impl<'a, 'b> Merge<'a, 'b> {
     fn lower_content(
         &self,
         marks: &Marks,
-        name: &[u8],
         place: &Place<'_>,
         inode: &Inode,
     ) -> Result<(ContentId, u64), SnapshotError> {
-        let lower = self.lower_of(marks, name, place.lower.as_deref())?;
+        let lower = self.lower_of(marks, place)?;
         if let Some(Node::File {
             content,
             size_bytes,
@@ -311,71 +297,55 @@ impl<'a, 'b> Merge<'a, 'b> {
             _ => None,
         };
         let content = content
-            .ok_or_else(|| unsupported(&place.path, "its data is in no layer of the base"))?;
+            .ok_or_else(|| unsupported(place.path, "its data is in no layer of the base"))?;
         Ok((content, inode.size_bytes()))
     }
 
-    /// Names a group of hard links by its first path and the base, so that no group of the base,
-    /// or of a snapshot between, has the same name.
-    fn group(&self, path: &[u8]) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(self.base.as_bytes()).update(path);
-        let mut group = [0; 16];
-        group.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        group
-    }
-
-    fn count(&mut self, entry: &Entry, before: Option<&Entry>) {
+    /// Counts a name. What a directory holds counts by itself, and which names its inode has makes
+    /// no difference.
+    fn count(&mut self, node: &Node, attributes: &Attributes, before: Option<&Entry>) {
+        let both_directories = |before: &Entry| {
+            matches!(
+                (&before.node, node),
+                (Node::Directory(_), Node::Directory(_))
+            )
+        };
         match before {
             None => self.changes.added += 1,
-            Some(before) if before == entry => return,
-            // Its entries count themselves, unless it is another directory altogether.
-            Some(before) if before.attributes == entry.attributes => {
-                let both = (&before.node, &entry.node);
-                if !matches!(both, (Node::Directory(_), Node::Directory(_))) {
-                    self.changes.modified += 1;
-                }
+            Some(before)
+                if before.attributes == *attributes
+                    && (before.node == *node || both_directories(before)) =>
+            {
+                return;
             }
             Some(_) => self.changes.modified += 1,
         }
-        let content = |entry: &Entry| match &entry.node {
-            Node::File {
-                content,
-                size_bytes,
-            } => Some((*content, *size_bytes)),
-            _ => None,
-        };
-        if let Some((new, size_bytes)) = content(entry)
-            && before.and_then(content).map(|(old, _)| old) != Some(new)
+        if let Node::File { size_bytes, .. } = node
+            && before.is_none_or(|before| before.node != *node)
         {
             self.changes.bytes += size_bytes;
         }
     }
 
-    /// Counts the lower entries that an opaque directory hides and that it has no other for.
+    /// Counts the entries of the base that a directory hides and that it has no other for.
     fn count_hidden(
         &mut self,
         upper: &UpperEntry,
-        base: Option<&Tree>,
-        path: &[u8],
+        path: &TreePath,
+        hidden: TreeId,
     ) -> Result<(), SnapshotError> {
-        let Some(base) = base else { return Ok(()) };
-        let names = upper
-            .names()
-            .map_err(SnapshotError::at(&shown_path(path)))?;
-        let has = |entry: &&Entry| {
-            names
-                .binary_search_by(|name| name.as_bytes().cmp(&entry.name))
-                .is_err()
-        };
-        self.changes.removed += base.entries().iter().filter(has).count() as u64;
+        let names = names(upper, path)?;
+        let has = |name: &[u8]| names.binary_search_by(|n| n.as_bytes().cmp(name)).is_ok();
+        let hidden = (self.trees)(hidden)?;
+        let gone = hidden.entries().iter().filter(|entry| !has(&entry.name));
+        self.changes.removed += gone.count() as u64;
         Ok(())
     }
 }
 
-impl std::fmt::Debug for Merge<'_, '_> {
+impl std::fmt::Debug for Walk<'_, '_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Merge")
+        f.debug_struct("Walk")
             .field("changes", &self.changes)
             .finish_non_exhaustive()
     }
@@ -404,11 +374,16 @@ pub(super) fn each_file(
     Ok(())
 }
 
-fn shown_path(path: &[u8]) -> std::path::PathBuf {
-    Path::new("/").join(OsStr::from_bytes(path))
+fn names(upper: &UpperEntry, path: &TreePath) -> Result<Vec<CString>, SnapshotError> {
+    let names = upper.names();
+    names.map_err(SnapshotError::at(&shown_path(path)))
 }
 
-fn unsupported(path: &[u8], reason: &str) -> SnapshotError {
+fn shown_path(path: &TreePath) -> PathBuf {
+    Path::new("/").join(OsStr::from_bytes(path.as_bytes()))
+}
+
+fn unsupported(path: &TreePath, reason: &str) -> SnapshotError {
     SnapshotError::Unsupported {
         path: shown_path(path),
         reason: reason.to_owned(),
