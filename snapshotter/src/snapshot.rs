@@ -215,3 +215,6 @@ pub(crate) async fn name_snapshot(
     let seen = before.as_ref().map(|(_, version)| version);
     Ok(write_ref(store, &reference, target, seen).await?)
 }
+
+#[cfg(test)]
+mod tests;
