@@ -1,14 +1,15 @@
 //! Capturing what a sandbox wrote: the walk, the data, the trees.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nacre_blobstore::{
-    BlobStore, ChunkIndex, Clock, CrashPoint, Edit, EditError, ItemKind, PackKind, PackWriter,
-    ReadError, Reader, Tree, TreeId, TreePath, TreeReader, WriteStats, WriterOptions, edit_tree,
-    tree_at,
+    BlobStore, ChunkIndex, Clock, CrashPoint, Edit, EditError, EditedTree, ItemKind, PackKind,
+    PackWriter, ReadError, Reader, Tree, TreeId, TreePath, TreeReader, WriteStats, WriterOptions,
+    edit_tree, tree_at,
 };
 use tokio::runtime::Handle;
 
@@ -16,7 +17,7 @@ use super::contents::Contents;
 use super::error::SnapshotError;
 use super::freeze::Frozen;
 use super::glob::Globs;
-use super::overlay::{Changes, Walk, each_file};
+use super::overlay::{Changes, Walk};
 use super::state::State;
 use super::upper::UpperEntry;
 
@@ -97,7 +98,7 @@ impl Tools {
             .into_iter()
             .map(|(content, bytes)| (ItemKind::ChunkList(content), bytes))
             .collect();
-        let (tree, trees) = self.merge(capture, &walked.edits)?;
+        let EditedTree { root: tree, trees } = self.merge(capture, &walked.edits)?;
         let trees = trees.into_iter();
         new.extend(trees.map(|(id, bytes)| (ItemKind::Tree(id), bytes)));
         items.extend(new.iter().map(|(item, _)| *item));
@@ -123,21 +124,26 @@ impl Tools {
         base: TreeId,
         contents: &mut Contents<'_>,
     ) -> Result<Walked, SnapshotError> {
-        let root = UpperEntry::root(&capture.upper)?;
+        let listings: RefCell<HashMap<TreeId, Arc<Tree>>> = RefCell::default();
+        let trees = |id: TreeId| -> Result<Arc<Tree>, ReadError> {
+            if let Some(tree) = listings.borrow().get(&id) {
+                return Ok(Arc::clone(tree));
+            }
+            let tree = self.tree(id)?;
+            listings.borrow_mut().insert(id, Arc::clone(&tree));
+            Ok(tree)
+        };
+        let mut walk = Walk::new(&trees, contents, &capture.excludes, base);
         let guard = match &capture.cgroup {
             None => None,
             Some(cgroup) => {
-                each_file(&root, 0, &mut |inode| contents.read_ahead(inode))?;
+                walk.ahead(&UpperEntry::root(&capture.upper)?)?;
                 let began = self.clock.elapsed();
                 let frozen = Frozen::freeze(cgroup, &self.notes, &*self.clock, &self.runtime)?;
                 Some((frozen, began))
             }
         };
-        // Read again: the attributes may be others by now.
-        let root = UpperEntry::root(&capture.upper)?;
-        let trees = |id| self.tree(id);
-        let mut walk = Walk::new(&trees, contents, &capture.excludes, base);
-        walk.root(&root)?;
+        walk.root(&UpperEntry::root(&capture.upper)?)?;
         let frozen = guard.map_or(Duration::ZERO, |(guard, began)| {
             drop(guard);
             self.clock.elapsed().saturating_sub(began)
@@ -150,30 +156,30 @@ impl Tools {
         })
     }
 
-    /// Makes the tree of the snapshot; returns its root, and all trees that the change made.
+    /// Makes the tree of the snapshot.
     fn merge(
         &self,
         capture: &Capture,
         edits: &BTreeMap<TreePath, Edit>,
-    ) -> Result<(TreeId, Vec<(TreeId, Vec<u8>)>), SnapshotError> {
+    ) -> Result<EditedTree, SnapshotError> {
         let whole = edit_tree(&*self.reader, capture.base, edits);
         let whole = self.runtime.block_on(whole)?;
         let path = TreePath::parse(capture.path.as_bytes());
         let path = path.map_err(|error| SnapshotError::Invalid(error.to_string()))?;
         if path.is_root() {
-            return Ok((whole.root, whole.trees));
+            return Ok(whole);
         }
-        let trees = NewTrees::new(&self.reader, whole.trees.iter().cloned());
+        let reader = NewTrees::new(&self.reader, whole.trees.iter().cloned());
         let part = self
             .runtime
-            .block_on(tree_at(&trees, whole.root, &path))
+            .block_on(tree_at(&reader, whole.root, &path))
             .map_err(|error| match error {
                 EditError::NoDirectory(_) => SnapshotError::NotDirectory(capture.path.clone()),
                 other => other.into(),
             })?;
-        let mut new = whole.trees;
-        new.extend(part.trees);
-        Ok((part.root, new))
+        let (root, mut trees) = (part.root, whole.trees);
+        trees.extend(part.trees);
+        Ok(EditedTree { root, trees })
     }
 
     /// Stores the trees and chunk lists that are not stored yet.

@@ -107,6 +107,53 @@ impl<'a, 'b> Walk<'a, 'b> {
         self.below(upper, &path, lower)
     }
 
+    /// Reads ahead what the walk needs, while processes go on to write: large files, and the lower
+    /// entries of directories, which may be far away. What changes meanwhile is met again.
+    ///
+    /// # Errors
+    /// Those of storing; what cannot be read is left to the walk.
+    pub(super) fn ahead(&mut self, upper: &UpperEntry) -> Result<(), SnapshotError> {
+        let lower = (!upper.marks.opaque).then_some(self.base);
+        self.ahead_below(upper, &TreePath::root(), lower)
+    }
+
+    fn ahead_below(
+        &mut self,
+        upper: &UpperEntry,
+        path: &TreePath,
+        lower: Option<TreeId>,
+    ) -> Result<(), SnapshotError> {
+        let lower = lower.and_then(|id| (self.trees)(id).ok());
+        for name in upper.names().unwrap_or_default() {
+            let at = path.join(name.as_bytes());
+            let Ok(found) = UpperEntry::open(&upper.inode.handle, &name) else {
+                continue;
+            };
+            let place = Place {
+                path: &at,
+                name: name.as_bytes(),
+                marks: &upper.marks,
+                lower: lower.as_deref(),
+            };
+            match found.inode.file_type() {
+                FileType::RegularFile if found.marks.metacopy => {
+                    drop(self.lower_of(&found.marks, &place));
+                }
+                FileType::RegularFile => self.contents.read_ahead(&found.inode)?,
+                FileType::Directory if path.depth() < DEPTH_MAX => {
+                    let lower = self.lower_of(&found.marks, &place).ok().flatten();
+                    let lower = match lower.map(|entry| entry.node) {
+                        Some(Node::Directory(id)) => Some(id),
+                        _ => None,
+                    };
+                    self.ahead_below(&found, &at, lower)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Walks what is in a directory whose lower entries are those of `lower`.
     fn below(
         &mut self,
@@ -349,29 +396,6 @@ impl std::fmt::Debug for Walk<'_, '_> {
             .field("changes", &self.changes)
             .finish_non_exhaustive()
     }
-}
-
-/// Calls `read` for every regular file of an upper directory that holds its own bytes.
-pub(super) fn each_file(
-    upper: &UpperEntry,
-    depth: usize,
-    read: &mut impl FnMut(&Inode) -> Result<(), SnapshotError>,
-) -> Result<(), SnapshotError> {
-    // What changes meanwhile is met again in the freeze.
-    let Ok(names) = upper.names() else {
-        return Ok(());
-    };
-    for name in names {
-        let Ok(entry) = UpperEntry::open(&upper.inode.handle, &name) else {
-            continue;
-        };
-        match entry.inode.file_type() {
-            FileType::RegularFile if !entry.marks.metacopy => read(&entry.inode)?,
-            FileType::Directory if depth < DEPTH_MAX => each_file(&entry, depth + 1, read)?,
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 fn names(upper: &UpperEntry, path: &TreePath) -> Result<Vec<CString>, SnapshotError> {

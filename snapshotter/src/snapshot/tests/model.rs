@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use nacre_blobstore::{
-    CrashPoint, Diff, Merge, Operation, TreeId, TreePath, TreeReader, apply_differences,
-    merge_trees,
+    CrashPoint, Diff, Difference, Merge, Operation, TreeId, TreePath, TreeReader,
+    apply_differences, merge_trees,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -174,16 +174,19 @@ impl System {
         self.scene.check();
     }
 
+    fn differences(&self, before: TreeId, after: TreeId) -> Vec<Difference> {
+        let trees = &*self.scene.tools.reader;
+        let found = async { Diff::of_roots(trees, before, after).await?.collect().await };
+        self.scene.runtime.block_on(found).unwrap()
+    }
+
     fn diff(
         &self,
         (before, old): (TreeId, &BTreeMap<TreePath, Shown>),
         (after, new): (TreeId, &BTreeMap<TreePath, Shown>),
     ) {
-        let trees = &*self.scene.tools.reader;
-        let block_on = |found| self.scene.runtime.block_on(found);
-        let found = block_on(async { Diff::of_roots(trees, before, after).await?.collect().await });
-        let found = found.unwrap();
-        let counts = |difference: &&nacre_blobstore::Difference| {
+        let found = self.differences(before, after);
+        let counts = |difference: &&Difference| {
             let modified = difference.modified();
             let parts = [
                 modified.kind,
@@ -209,7 +212,7 @@ impl System {
             Some((path.clone(), operation))
         });
         assert_eq!(found_paths, expected.collect::<BTreeMap<_, _>>());
-        let applied = apply_differences(trees, before, found);
+        let applied = apply_differences(&*self.scene.tools.reader, before, found);
         let applied = self.scene.runtime.block_on(applied).unwrap();
         assert_eq!(applied.root, after);
     }
@@ -249,17 +252,16 @@ impl System {
                     assert_eq!(merged, expected, "{path}");
                 }
             }
+            // Both sides changed something there, be it a time.
             Err(paths) => {
                 for path in paths {
-                    let at = |side: &BTreeMap<TreePath, Shown>| {
-                        let near =
-                            |p: &&TreePath| **p == path || path.is_above(p) || p.is_above(&path);
-                        side.iter()
-                            .filter(|(p, _)| near(p))
-                            .map(|(p, s)| (p.clone(), *s))
-                            .collect::<Vec<_>>()
+                    let near = |other: &TreePath| {
+                        *other == path || path.is_above(other) || other.is_above(&path)
                     };
-                    assert!(at(&left) != at(&old) && at(&right) != at(&old), "{path}");
+                    for side in [ours, theirs] {
+                        let changed = self.differences(base, side);
+                        assert!(changed.iter().any(|d| near(&d.path)), "{path}");
+                    }
                 }
             }
         }

@@ -55,6 +55,8 @@ pub(super) struct Scene {
     pub(super) store: Arc<dyn BlobStore>,
     pub(super) runtime: Runtime,
     pub(super) tools: Tools,
+    /// What checks of the store know it by.
+    checking: Arc<ChunkIndex>,
     made: AtomicU64,
 }
 
@@ -68,11 +70,13 @@ impl Scene {
             .unwrap();
         let store = memory_store();
         let tools = Self::tools(&store, &runtime, &scratch.path().join("index-0"));
+        let checking = ChunkIndex::open(&scratch.path().join("checking")).unwrap();
         Self {
             scratch,
             store,
             runtime,
             tools,
+            checking: Arc::new(checking),
             made: AtomicU64::new(1),
         }
     }
@@ -365,8 +369,7 @@ impl Scene {
 
     /// Checks every byte that a snapshot needs.
     pub(super) fn check(&self) {
-        let index = self.scratch.path().join(format!("index-{}", self.number()));
-        let index = Arc::new(ChunkIndex::open(&index).unwrap());
+        let index = Arc::clone(&self.checking);
         let options = FsckOptions {
             read_data: true,
             rebuild_index: false,
