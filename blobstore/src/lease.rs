@@ -261,6 +261,12 @@ impl Renewal {
     async fn run(mut self, state: Arc<State>) {
         loop {
             self.clock.sleep(LEASE_TTL / 4).await;
+            // One that has expired is not to be revived: it protected nothing meanwhile.
+            if self.clock.now_ms() >= self.record.expires_ms {
+                tracing::error!(key = %self.key, "lost lease");
+                state.lost.store(true, Ordering::Release);
+                return;
+            }
             let renewed = LeaseRecord {
                 expires_ms: expiry(&*self.clock),
                 ..self.record.clone()

@@ -18,9 +18,11 @@ const DOOM_DELETES: Duration = Duration::from_secs(120);
 /// under way: [`DOOM_DELETES`], the longest time that a request takes with all its retries, and
 /// twice the difference of clocks.
 pub(super) const DOOM_ENDS_MS: u64 = (120 + 180) * 1000 + 2 * CLOCK_SKEW_MAX_MS;
+/// The longest time that a request takes until it is applied, with all its retries.
+const REQUEST_MAX_MS: u64 = 180 * 1000;
 /// A lease that was acquired so long after a note's time may have missed the note: clocks differ,
 /// and the note may have taken its time to be written.
-const LEASE_MARGIN_MS: u64 = 180 * 1000 + CLOCK_SKEW_MAX_MS;
+const LEASE_MARGIN_MS: u64 = REQUEST_MAX_MS + CLOCK_SKEW_MAX_MS;
 /// Notes that are doomed at once at most: each round marks anew.
 const ROUND_NOTES_MAX: usize = 4;
 /// Rounds of a run at most; the next run goes on.
@@ -67,7 +69,9 @@ impl Run {
         let now_ms = self.clock.now_ms();
         let hold_ms = u64::try_from(self.options.hold.as_millis()).unwrap_or(u64::MAX);
         let mut leases = list_leases(&*self.store).await?;
-        leases.retain(|(name, lease)| name != GC_LEASE && lease.is_live(now_ms));
+        // The holder's last request may still be on its way when the lease is over.
+        let since_ms = now_ms.saturating_sub(REQUEST_MAX_MS);
+        leases.retain(|(name, lease)| name != GC_LEASE && lease.is_live(since_ms));
         let mut sorted = Sorted::default();
         self.report.leases = 0;
         for note in notes {

@@ -73,6 +73,9 @@ async fn a_holder_that_did_not_run_is_told_before_its_renewal_is() {
     lease.check().unwrap();
     clock.0.fetch_add(1, Ordering::Relaxed);
     assert!(matches!(lease.check(), Err(LeaseError::Lost { .. })));
+    // Nor does the renewal bring it back: meanwhile it protected nothing.
+    tokio::time::sleep(LEASE_TTL).await;
+    assert!(matches!(lease.check(), Err(LeaseError::Lost { .. })));
 }
 
 #[tokio::test(start_paused = true)]
