@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::node::{Node, pause};
 use crate::snapshots::{assert_shows, create, ended, node_with_box};
 
+const CORRUPT: i32 = 12;
 /// Collections after which a second has passed for sure.
 const ROUNDS_MAX: u32 = 1000;
 
@@ -68,5 +69,36 @@ fn a_sandbox_whose_image_was_collected_gives_no_snapshot_that_lacks_something() 
     let output = node.output(&["snapshot", "create", "s", "--name", "lost"]);
     assert!(!output.status.success(), "made a snapshot of nothing");
     assert!(node.json_lines(&["snapshot", "ls"]).is_empty());
+    node.fsck();
+}
+
+#[test]
+fn a_damaged_ref_ends_collection_before_anything_is_deleted() {
+    let node = node_with_box();
+    let live = ended(&node, "s", "kernel");
+    fs::write(live.join("new"), "garbage soon").unwrap();
+    let snapshot = create(&node, "s", &[]);
+    node.ok(&["snapshot", "rm", snapshot["snapshot"].as_str().unwrap()]);
+    node.ok(&["store", "gc", "--hold", "0s"]);
+    let refs = fs::read_dir(node.path("root/store/refs/images")).unwrap();
+    let files: Vec<_> = refs.map(|entry| entry.unwrap().path()).collect();
+    let [file] = &files[..] else {
+        panic!("{files:?}")
+    };
+    let whole = fs::read(file).unwrap();
+    let mut damaged = whole.clone();
+    damaged[40] ^= 1;
+    fs::write(file, &damaged).unwrap();
+    let output = node.output(&["store", "gc", "--hold", "0s"]);
+    assert_eq!(output.status.code(), Some(CORRUPT));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<_> = errors.lines().collect();
+    assert!(lines[0].contains("ref images/box"), "{errors}");
+    assert!(lines[1].starts_with("hint: ") && lines[1].contains("nothing was deleted"));
+    fs::write(file, &whole).unwrap();
+    let condemned = node.fsck()["condemned"].as_array().unwrap().len();
+    assert!(condemned > 0);
+    let collected = node.json(&["store", "gc", "--hold", "0s"]);
+    assert_eq!(collected["deleted"], condemned);
     node.fsck();
 }
