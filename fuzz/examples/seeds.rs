@@ -13,9 +13,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nacre_blobstore::{
-    Collected, CollectedKind, Condemned, Digest, FrameEntry, ItemKind, Key, LeaseRecord, MetadataImageId, PackIndex, PackKind, Record,
-    RecordKind, RefName, Trace, TreeId, UnverifiedBytes, decode_metadata_image,
-    encode_metadata_image,
+    Collected, CollectedKind, Condemned, Digest, FrameEntry, ItemKind, Key, LeaseRecord,
+    MetadataImageId, PackIndex, PackKind, Record, RecordKind, RefName, Trace, TreeId,
+    UnverifiedBytes, decode_metadata_image, encode_metadata_image,
 };
 use nacre_fuzz::join_frame;
 
@@ -146,7 +146,6 @@ impl Found {
         Ok(())
     }
 
-    /// What a node writes and a store never holds.
     /// Notes of what is condemned, which a store seldom has.
     fn add_notes(&mut self) {
         let kinds = [
@@ -169,6 +168,7 @@ impl Found {
         }
     }
 
+    /// What a node writes and a store never holds.
     fn add_node_formats(&mut self) {
         let check = |bytes: &[u8]| Digest::of(bytes).as_bytes()[..4].to_vec();
         let session = 7_u64.to_le_bytes();

@@ -1,5 +1,7 @@
 //! What the targets and the maker of their seeds share.
 
+pub mod file_system;
+
 use std::ops::Range;
 
 use nacre_blobstore::{Digest, FrameEntry, FrameItem};
