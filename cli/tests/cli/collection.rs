@@ -96,9 +96,8 @@ fn a_damaged_ref_ends_collection_before_anything_is_deleted() {
     assert!(lines[0].contains("ref images/box"), "{errors}");
     assert!(lines[1].starts_with("hint: ") && lines[1].contains("nothing was deleted"));
     fs::write(file, &whole).unwrap();
-    let condemned = node.fsck()["condemned"].as_array().unwrap().len();
-    assert!(condemned > 0);
+    assert_ne!(node.fsck()["condemned"], serde_json::json!([]));
     let collected = node.json(&["store", "gc", "--hold", "0s"]);
-    assert_eq!(collected["deleted"], condemned);
+    assert!(collected["deleted"].as_u64() > Some(0), "{collected}");
     node.fsck();
 }
