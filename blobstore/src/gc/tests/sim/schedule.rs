@@ -158,7 +158,8 @@ impl Sim {
             1 | 2 => 100_000 + self.rng.below(500_000),
             _ => self.rng.below(4 * HOUR_MS),
         };
-        let is_suspended = self.rng.one_in(2);
+        // Where both clocks are wrong nothing is left to tell how long it was.
+        let is_suspended = !self.clocks_set_back && self.rng.one_in(2);
         let until = self.world.now() + for_ms;
         {
             let mut machines = self.world.machines.lock().unwrap();
