@@ -17,7 +17,7 @@ use crate::error::LaunchError;
 use crate::sandbox::{self, Sandbox};
 use crate::spec::RuntimeKind;
 use crate::wait::{Waited, reap_adopted, signal_of};
-pub use run::{RunOutcome, Started};
+pub use run::{Prepared, RunOutcome, Started};
 
 /// How long a killed process may take to end before the removal of its sandbox is refused.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);

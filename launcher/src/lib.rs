@@ -21,7 +21,7 @@ mod user;
 mod wait;
 
 pub use error::LaunchError;
-pub use launcher::{Launcher, RunOutcome, SandboxInfo, Started, Status};
+pub use launcher::{Launcher, Prepared, RunOutcome, SandboxInfo, Started, Status};
 pub use spec::{
     ExecSpec, ExtraMount, ImageDefaults, Network, ProcessOverrides, RuntimeKind, SandboxSpec,
 };

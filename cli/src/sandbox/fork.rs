@@ -1,7 +1,7 @@
 //! `nacre fork`: several sandboxes from one state.
 
 use futures::{StreamExt, stream};
-use nacre_launcher::{LaunchError, Launcher};
+use nacre_launcher::{LaunchError, Launcher, Prepared};
 use nacre_snapshotter::OpenedImage;
 use serde::Serialize;
 
@@ -16,13 +16,19 @@ use crate::snapshot::create;
 
 /// Most sandboxes of one command.
 const COUNT_MAX: u32 = 10_000;
+/// Sandboxes that are made before the first of them is started. Each is an open file.
+const BATCH: usize = 128;
+/// Sandboxes that are made at once: each waits for the disk, and those that wait share its flushes.
+const MADE_AT_ONCE: usize = 16;
 /// Sandboxes that are started at once.
 const STARTS_AT_ONCE: usize = 4;
 
-/// What became of one fork.
+/// What became of one fork. Times are from the start of the command.
 #[derive(Debug, Serialize)]
 struct Forked {
     sandbox: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds_to_root: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seconds_to_start: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,11 +63,24 @@ pub(crate) async fn fork(settings: &Settings, arguments: Fork) -> Result<u8, Fai
         .await?
         .map_err(Failure::of("fork", &source))?;
     let prepared = settings.clock.elapsed().saturating_sub(began);
-    let forks: Vec<Forked> = stream::iter(1..=count)
-        .map(|number| start(&launcher, &run, &opened, number))
-        .buffered(STARTS_AT_ONCE)
-        .collect()
-        .await;
+    let seconds = || {
+        let elapsed = settings.clock.elapsed().saturating_sub(began);
+        elapsed.as_secs_f64()
+    };
+    let numbers: Vec<u32> = (1..=count).collect();
+    let mut forks: Vec<Forked> = Vec::new();
+    for batch in numbers.chunks(BATCH) {
+        // All root file systems of a batch first: a runtime takes many times as long.
+        let roots: Vec<_> = stream::iter(batch)
+            .map(|number| prepare(&launcher, &run, &opened, *number, &seconds))
+            .buffered(MADE_AT_ONCE)
+            .collect()
+            .await;
+        let started = stream::iter(roots)
+            .map(|root| start(&launcher, root, &seconds))
+            .buffered(STARTS_AT_ONCE);
+        forks.extend(started.collect::<Vec<_>>().await);
+    }
     let failed = forks.iter().filter(|fork| fork.error.is_some()).count();
     if settings.json {
         output::json(&serde_json::json!({
@@ -82,25 +101,58 @@ pub(crate) async fn fork(settings: &Settings, arguments: Fork) -> Result<u8, Fai
     Ok(if failed == 0 { SUCCESS } else { FAILED })
 }
 
-async fn start(launcher: &Launcher, run: &Run, opened: &OpenedImage, number: u32) -> Forked {
+/// Makes the sandbox of one fork; it is to be started with what is returned.
+async fn prepare(
+    launcher: &Launcher,
+    run: &Run,
+    opened: &OpenedImage,
+    number: u32,
+    seconds: &impl Fn() -> f64,
+) -> Result<(Prepared, Forked), Forked> {
     let mut run = run.clone();
     run.name = run.name.map(|name| format!("{name}-{number}"));
-    let name = run.name.clone();
-    let started = async {
-        let spec = spec(run, opened.clone())?;
-        let fail = Failure::of("start", name.as_deref().unwrap_or("a fork"));
-        launcher.start(spec).await.map_err(fail)
+    let mut forked = Forked {
+        sandbox: run.name.clone(),
+        seconds_to_root: None,
+        seconds_to_start: None,
+        error: None,
     };
-    match started.await {
-        Ok(started) => Forked {
-            sandbox: Some(started.name),
-            seconds_to_start: Some(started.time_to_start.as_secs_f64()),
-            error: None,
-        },
-        Err(failure) => Forked {
-            sandbox: name,
-            seconds_to_start: None,
-            error: Some(failure.text()),
-        },
+    let prepared = async {
+        let spec = spec(run, opened.clone())?;
+        let prepared = launcher.prepare(spec).await;
+        prepared.map_err(|error| forked.failure(error))
+    };
+    match prepared.await {
+        Ok(prepared) => {
+            forked.sandbox = Some(prepared.name().to_owned());
+            forked.seconds_to_root = Some(seconds());
+            Ok((prepared, forked))
+        }
+        Err(failure) => {
+            forked.error = Some(failure.text());
+            Err(forked)
+        }
+    }
+}
+
+async fn start(
+    launcher: &Launcher,
+    root: Result<(Prepared, Forked), Forked>,
+    seconds: &impl Fn() -> f64,
+) -> Forked {
+    let (prepared, mut forked) = match root {
+        Ok(root) => root,
+        Err(forked) => return forked,
+    };
+    match launcher.launch(prepared).await {
+        Ok(_started) => forked.seconds_to_start = Some(seconds()),
+        Err(error) => forked.error = Some(forked.failure(error).text()),
+    }
+    forked
+}
+
+impl Forked {
+    fn failure(&self, error: LaunchError) -> Failure {
+        Failure::of("start", self.sandbox.as_deref().unwrap_or("a fork"))(error)
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn node_with_box() -> Node {
     node
 }
 
-fn add_box(node: &Node) {
+pub(crate) fn add_box(node: &Node) {
     let busybox = fs::read(BUSYBOX).expect("busybox-static is installed");
     let mut entries = image();
     entries.extend([
@@ -60,7 +60,7 @@ pub(crate) fn ended(node: &Node, name: &str, mode: &str) -> PathBuf {
     rootfs(node, name)
 }
 
-fn rootfs(node: &Node, sandbox: &str) -> PathBuf {
+pub(crate) fn rootfs(node: &Node, sandbox: &str) -> PathBuf {
     node.path("root/sandboxes").join(sandbox).join("rootfs")
 }
 
@@ -88,7 +88,7 @@ fn assert_shows_but(except: &Exceptions, node: &Node, snapshot: &Value, live: &P
 
 /// A sandbox shows how many names an inode of its image had, whatever it did to one of them; its
 /// snapshot, how many names there are.
-fn exceptions() -> Exceptions {
+pub(crate) fn exceptions() -> Exceptions {
     Exceptions {
         link_counts: true,
         ..Exceptions::default()
@@ -329,6 +329,16 @@ fn forks_start_where_their_source_stands_and_go_their_own_ways() {
     let forked = node.json(&["fork", "s", "-n", "3", "--name", "f", "sleep", "1000"]);
     let sandboxes = forked["sandboxes"].as_array().unwrap();
     assert_eq!(sandboxes.len(), 3);
+    let captures = node.json_lines(&["snapshot", "ls"]).len();
+    assert_eq!(captures, 1, "captured once for all");
+    let seconds = |sandbox: &Value, key: &str| sandbox[key].as_f64().unwrap();
+    let last_root = sandboxes
+        .iter()
+        .map(|sandbox| seconds(sandbox, "seconds_to_root"))
+        .fold(0.0, f64::max);
+    for sandbox in sandboxes {
+        assert!(seconds(sandbox, "seconds_to_start") > last_root, "{forked}");
+    }
     for number in 1..=3 {
         let name = format!("f-{number}");
         let live = rootfs(&node, &name);

@@ -16,6 +16,21 @@ use crate::wait::{Signals, Waited, adopt_orphans, read_pid_file};
 /// Most bytes of a log that are read to explain a failed start.
 const LOG_TAIL_BYTES: usize = 16 << 10;
 
+/// A sandbox whose root file system is mounted, and whose process is not started yet. Until it is,
+/// other commands leave it alone; dropped, it stays behind as one whose start died half way.
+#[derive(Debug)]
+pub struct Prepared {
+    sandbox: Sandbox,
+    time_to_root: Duration,
+}
+
+impl Prepared {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.sandbox.name
+    }
+}
+
 /// A sandbox whose process was started.
 #[derive(Debug, Clone)]
 pub struct Started {
@@ -114,12 +129,38 @@ impl Launcher {
     /// [`LaunchError::UnknownUser`]; [`LaunchError::CommandNotFound`] and
     /// [`LaunchError::NotExecutable`] for the command; others. No sandbox is left then.
     pub async fn start(&self, spec: SandboxSpec) -> Result<Started, LaunchError> {
+        let prepared = self.prepare(spec).await?;
+        self.launch(prepared).await
+    }
+
+    /// Does what [`start`](Self::start) does before a runtime is needed.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), but for those of the command. No sandbox is left then.
+    pub async fn prepare(&self, spec: SandboxSpec) -> Result<Prepared, LaunchError> {
         if spec.terminal || spec.interactive {
             let reason = "a detached sandbox can have neither a terminal nor stdin";
             return Err(LaunchError::Invalid(reason.to_owned()));
         }
         let began = self.clock.elapsed();
         let sandbox = self.create(spec).await?;
+        let time_to_root = self.clock.elapsed().saturating_sub(began);
+        Ok(Prepared {
+            sandbox,
+            time_to_root,
+        })
+    }
+
+    /// Does the rest of what [`start`](Self::start) does. The time that passed between is not counted.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start). No sandbox is left then.
+    pub async fn launch(&self, prepared: Prepared) -> Result<Started, LaunchError> {
+        let Prepared {
+            sandbox,
+            time_to_root,
+        } = prepared;
+        let began = self.clock.elapsed();
         let launched = async {
             let mut command = create_command(&sandbox);
             log_files(&mut command, &sandbox.dir)
@@ -133,7 +174,7 @@ impl Launcher {
         if let Err(error) = launched.await {
             return self.abandon(sandbox, error).await;
         }
-        let time_to_start = self.clock.elapsed().saturating_sub(began);
+        let time_to_start = time_to_root + self.clock.elapsed().saturating_sub(began);
         sandbox.unlock()?;
         Ok(Started {
             name: sandbox.name,
