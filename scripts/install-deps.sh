@@ -9,7 +9,8 @@ PACKAGES='clang libclang-dev g++ cmake pkg-config'
 # Sandboxes and mounts.
 PACKAGES="$PACKAGES fuse3 runc crun runsc busybox-static iproute2"
 # What the tests compare with, and what they prepare files with.
-PACKAGES="$PACKAGES umoci skopeo docker-registry attr erofs-utils libcap2-bin zstd curl xz-utils"
+PACKAGES="$PACKAGES umoci skopeo docker-registry attr erofs-utils btrfs-progs xfsprogs libcap2-bin zstd
+  curl xz-utils"
 # S3 servers for the tests, and the demo's root file system.
 PACKAGES="$PACKAGES python3 python3-venv mmdebstrap ca-certificates"
 

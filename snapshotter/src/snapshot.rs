@@ -9,6 +9,7 @@
 //! snapshot that was answered for is durable in the store; one that was not left garbage at most.
 
 mod capture;
+mod clones;
 mod contents;
 mod error;
 mod freeze;

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod cache;
+mod clones;
 mod collection;
 mod compare;
 mod corpus;

@@ -239,6 +239,9 @@ pub struct CreatedSnapshot {
     pub bytes_uploaded: u64,
     /// How long the sandbox stood still.
     pub frozen_ms: f64,
+    /// Large files that were cloned while it did, for they had changed just before.
+    #[serde(default)]
+    pub cloned: u64,
     /// How long it took.
     pub total_ms: f64,
     /// Where it is safe: always `durable`, it is in the store before this is answered.

@@ -7,19 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nacre_blobstore::{
-    BlobStore, ChunkIndex, Clock, CrashPoint, Edit, EditError, EditedTree, ItemKind, PackKind,
-    PackWriter, ReadError, Reader, Tree, TreeId, TreePath, TreeReader, WriteStats, WriterOptions,
-    edit_tree, tree_at,
+    BlobStore, ChunkIndex, Clock, ContentId, CrashPoint, Edit, EditError, EditedTree, ItemKind,
+    Node, PackKind, PackWriter, ReadError, Reader, Tree, TreeId, TreePath, TreeReader, WriteStats,
+    WriterOptions, edit_tree, tree_at,
 };
 use tokio::runtime::Handle;
 
-use super::contents::Contents;
+use super::clones::Clones;
+use super::contents::{Contents, TICK_MAX};
 use super::error::SnapshotError;
 use super::freeze::Frozen;
 use super::glob::Globs;
 use super::overlay::{Changes, Walk};
 use super::state::State;
 use super::upper::UpperEntry;
+
+/// Times that files to be cloned are flushed before the freeze.
+const FLUSHES: usize = 2;
 
 /// What captures work with.
 #[derive(Debug, Clone)]
@@ -61,6 +65,7 @@ pub(crate) struct Captured {
     pub(super) changes: Changes,
     pub(crate) stats: WriteStats,
     pub(crate) frozen: Duration,
+    pub(crate) cloned: u64,
     pub(crate) skipped: Vec<String>,
     pub(super) state: State,
 }
@@ -85,8 +90,16 @@ impl Tools {
         let known = std::mem::take(&mut state.files);
         let mapped = capture.cgroup.is_some();
         let make_writer = Box::new(|| self.writer(PackKind::Data));
-        let mut contents = Contents::new(make_writer, known, mapped, self.clock.now_ms());
-        let walked = self.walk(capture, base, &mut contents)?;
+        let clones = if mapped {
+            Clones::beside(&capture.upper)
+        } else {
+            Clones::none()
+        };
+        let now_ms = self.clock.now_ms();
+        let mut contents = Contents::new(make_writer, known, mapped, now_ms, clones)?;
+        let mut walked = self.walk(capture, base, &mut contents)?;
+        let cloned = contents.clones_taken();
+        name_clones(&mut walked.edits, &contents.read_clones()?);
 
         let mut items = std::mem::take(&mut contents.items);
         let lists = std::mem::take(&mut contents.lists);
@@ -112,6 +125,7 @@ impl Tools {
             changes: walked.changes,
             stats,
             frozen: walked.frozen,
+            cloned,
             skipped: walked.skipped,
             state,
         })
@@ -137,7 +151,7 @@ impl Tools {
         let guard = match &capture.cgroup {
             None => None,
             Some(cgroup) => {
-                walk.ahead(&UpperEntry::root(&capture.upper)?)?;
+                self.read_ahead(&mut walk, &UpperEntry::root(&capture.upper)?)?;
                 let began = self.clock.elapsed();
                 let frozen = Frozen::freeze(cgroup, &self.notes, &*self.clock, &self.runtime)?;
                 Some((frozen, began))
@@ -154,6 +168,31 @@ impl Tools {
             skipped: walk.skipped,
             frozen,
         })
+    }
+
+    /// Reads large files before the freeze, and flushes those that will be cloned in it. What is
+    /// written meanwhile is flushed by the second time, which takes as much less as the disk is faster
+    /// than the writer.
+    fn read_ahead(&self, walk: &mut Walk<'_, '_>, upper: &UpperEntry) -> Result<(), SnapshotError> {
+        walk.ahead(upper, &mut |contents, inode| contents.read_ahead(inode))?;
+        if walk.contents.should_wait() {
+            self.runtime.block_on(self.clock.sleep(TICK_MAX));
+            walk.contents.settle(self.clock.now_ms());
+            walk.ahead(upper, &mut |contents, inode| contents.read_ahead(inode))?;
+        }
+        for _ in 0..FLUSHES {
+            let mut flushed = false;
+            if walk.contents.may_clone() {
+                walk.ahead(upper, &mut |contents, inode| {
+                    flushed |= contents.flush(inode);
+                    Ok(())
+                })?;
+            }
+            if !flushed {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the tree of the snapshot.
@@ -249,6 +288,23 @@ impl Captured {
     pub(crate) fn remember(mut self, path: &str, snapshot: String, file: &Path, base: TreeId) {
         self.state.parents.insert(path.to_owned(), snapshot);
         self.state.write(file, &base.to_string());
+    }
+}
+
+/// Puts the contents of clones in the place of what stands for them.
+fn name_clones(edits: &mut BTreeMap<TreePath, Edit>, contents: &HashMap<ContentId, ContentId>) {
+    if contents.is_empty() {
+        return;
+    }
+    for edit in edits.values_mut() {
+        if let Edit::Put {
+            node: Node::File { content, .. },
+            ..
+        } = edit
+            && let Some(read) = contents.get(content)
+        {
+            *content = *read;
+        }
     }
 }
 

@@ -53,6 +53,9 @@ pub(super) struct Walk<'a, 'b> {
     links: HashMap<InodeId, Link>,
 }
 
+/// What is done with each file before the freeze.
+pub(super) type Visit<'v> = dyn FnMut(&mut Contents<'_>, &Inode) -> Result<(), SnapshotError> + 'v;
+
 /// What the first name of an inode with several shows.
 struct Link {
     /// Its number in the edits.
@@ -107,14 +110,18 @@ impl<'a, 'b> Walk<'a, 'b> {
         self.below(upper, &path, lower)
     }
 
-    /// Reads ahead what the walk needs, while processes go on to write: large files, and the lower
+    /// Gives `visit` each file that holds bytes, while processes go on to write, and reads the lower
     /// entries of directories, which may be far away. What changes meanwhile is met again.
     ///
     /// # Errors
-    /// Those of storing; what cannot be read is left to the walk.
-    pub(super) fn ahead(&mut self, upper: &UpperEntry) -> Result<(), SnapshotError> {
+    /// Those of `visit`; what cannot be read is left to the walk.
+    pub(super) fn ahead(
+        &mut self,
+        upper: &UpperEntry,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), SnapshotError> {
         let lower = (!upper.marks.opaque).then_some(self.base);
-        self.ahead_below(upper, &TreePath::root(), lower)
+        self.ahead_below(upper, &TreePath::root(), lower, visit)
     }
 
     fn ahead_below(
@@ -122,6 +129,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         upper: &UpperEntry,
         path: &TreePath,
         lower: Option<TreeId>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), SnapshotError> {
         let lower = lower.and_then(|id| (self.trees)(id).ok());
         for name in upper.names().unwrap_or_default() {
@@ -139,14 +147,14 @@ impl<'a, 'b> Walk<'a, 'b> {
                 FileType::RegularFile if found.marks.metacopy => {
                     drop(self.lower_of(&found.marks, &place));
                 }
-                FileType::RegularFile => self.contents.read_ahead(&found.inode)?,
+                FileType::RegularFile => visit(self.contents, &found.inode)?,
                 FileType::Directory if path.depth() < DEPTH_MAX => {
                     let lower = self.lower_of(&found.marks, &place).ok().flatten();
                     let lower = match lower.map(|entry| entry.node) {
                         Some(Node::Directory(id)) => Some(id),
                         _ => None,
                     };
-                    self.ahead_below(&found, &at, lower)?;
+                    self.ahead_below(&found, &at, lower, visit)?;
                 }
                 _ => {}
             }
