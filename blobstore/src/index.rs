@@ -317,6 +317,20 @@ impl ChunkIndex {
         value.map(|value| decode_frame(&value)).transpose()
     }
 
+    /// Tells whether a pack is known and has at least `frames` of them.
+    ///
+    /// # Errors
+    /// [`IndexError`] when the index is damaged.
+    pub fn has_frames(&self, name: PackName, frames: u32) -> Result<bool, IndexError> {
+        let Some(number) = self.pack_number(name)? else {
+            return Ok(false);
+        };
+        let last = frames.checked_sub(1);
+        last.map_or(Ok(true), |last| {
+            Ok(self.frame_numbered(number, last)?.is_some())
+        })
+    }
+
     /// Returns the packs that hold `items`, and those items that no known pack holds.
     ///
     /// # Errors

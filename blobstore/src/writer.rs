@@ -5,7 +5,7 @@
 //!    keeps neighbours together   bounded queue              one open pack     bounded uploads
 //! ```
 //! Items that the index knows, or that another stream of the same writer has taken, are not stored
-//! again. Whoever relies on that holds a [`Lease`](crate::Lease). A pack is in the local index only
+//! again, unless copies are asked for. Whoever relies on that holds a [`Lease`](crate::Lease). A pack is in the local index only
 //! once it and the copy of its index are durable. A pack's frames are put in order when it is full: by
 //! affinity, then by stream, then as they came.
 
@@ -66,6 +66,9 @@ pub struct WriterOptions {
     pub threads: usize,
     /// Plain bytes at which a frame is closed.
     pub frame_bytes: usize,
+    /// Whether items that the index knows are stored again. It then says that they are where they
+    /// were stored last.
+    pub copies: bool,
     /// What tests do at each point of the write.
     pub crash: CrashHook,
 }
@@ -75,6 +78,7 @@ impl Default for WriterOptions {
         Self {
             threads: 1,
             frame_bytes: FRAME_BYTES_TARGET,
+            copies: false,
             crash: CrashHook::default(),
         }
     }
@@ -99,6 +103,7 @@ pub struct WriteStats {
 #[derive(Debug)]
 struct Shared {
     index: Arc<ChunkIndex>,
+    copies: bool,
     /// Items on their way, so that two streams do not store the same one.
     taken: Mutex<HashSet<ItemKind>>,
     /// The first failure; every later call reports it.
@@ -155,11 +160,13 @@ impl PackWriter {
         let WriterOptions {
             threads,
             frame_bytes,
+            copies,
             crash,
         } = options;
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
             index,
+            copies,
             taken: Mutex::default(),
             failure: Mutex::default(),
             stats: Mutex::default(),

@@ -12,6 +12,7 @@ mod capture;
 mod clones;
 mod contents;
 mod error;
+mod fold;
 mod freeze;
 mod glob;
 mod overlay;
@@ -28,6 +29,7 @@ use nacre_blobstore::{
 
 pub(crate) use capture::{Capture, Captured, Tools};
 pub use error::SnapshotError;
+pub(crate) use fold::FoldBase;
 pub(crate) use freeze::thaw_noted;
 pub(crate) use glob::Globs;
 pub use payload::{SnapshotKind, SnapshotPayload};

@@ -115,7 +115,7 @@ impl ItemStream {
         if !lock(&self.shared.taken).insert(item.kind) {
             return Ok(false);
         }
-        if self.shared.index.locate(item.kind)?.is_some() {
+        if !self.shared.copies && self.shared.index.locate(item.kind)?.is_some() {
             lock(&self.shared.taken).remove(&item.kind);
             return Ok(false);
         }

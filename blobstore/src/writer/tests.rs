@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::{FaultStore, memory_store};
-use crate::{Chunk, PackIndex};
+use crate::{Chunk, Digest, PackId, PackIndex, PackName};
 use crate::{Origin, Reader, ReaderOptions};
 
 struct Bench {
@@ -88,6 +88,43 @@ async fn what_was_added_is_stored_once_and_read_back() {
         let expected = chunk(number, 300_000);
         assert_eq!(reader.chunk(expected.id()).await.unwrap(), expected);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_are_stored_again_once_and_found_where_they_were_stored_last() {
+    let bench = Bench::new();
+    let write = async |numbers: std::ops::Range<u32>, copies| {
+        let (store, index) = (Arc::clone(&bench.store), Arc::clone(&bench.index));
+        let options = WriterOptions {
+            copies,
+            ..WriterOptions::default()
+        };
+        let writer = PackWriter::new(PackKind::Data, store, index, Handle::current(), options);
+        let mut stream = writer.stream();
+        for number in numbers.clone().chain(numbers) {
+            stream.add_chunk(&chunk(number, 300_000)).unwrap();
+        }
+        stream.flush().unwrap();
+        drop(stream);
+        finish(writer).await.unwrap()
+    };
+    let items = || (0..4).map(|number| ItemKind::Chunk(chunk(number, 300_000).id()));
+    write(0..2, false).await;
+    write(2..4, false).await;
+    let (before, _) = bench.index.packs_of(items()).unwrap();
+    let stats = write(0..4, true).await;
+    let (after, missing) = bench.index.packs_of(items()).unwrap();
+    assert_eq!((before.len(), after.len(), missing.len()), (2, 1, 0));
+    assert!(before.is_disjoint(&after));
+    assert_eq!((stats.chunks_new, stats.packs), (4, 1));
+    let pack = *after.first().unwrap();
+    let has = |frames| bench.index.has_frames(pack, frames).unwrap();
+    assert!(has(0) && has(4) && !has(5));
+    let unknown = PackName {
+        id: PackId::new(Digest::of(b"unknown")),
+        ..pack
+    };
+    assert!(!bench.index.has_frames(unknown, 1).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,6 +116,7 @@ fn ingest(
             threads: cores,
             frame_bytes: arguments.frame_bytes.unwrap_or(FRAME_BYTES_TARGET),
             crash: crash_hook(),
+            ..WriterOptions::default()
         },
         holder: format!("process {} of {}", std::process::id(), host_name()),
     }

@@ -13,6 +13,7 @@ mod hostile;
 mod images;
 mod layout;
 mod links;
+mod lines;
 mod node;
 mod registry;
 mod run;

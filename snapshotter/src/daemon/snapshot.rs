@@ -13,8 +13,8 @@ use super::api::{CreateSnapshot, CreatedSnapshot};
 use super::mountable::Mountable;
 use super::node::{FROZEN_FOLDER, Node, NodeError};
 use crate::snapshot::{
-    Capture, Captured, Globs, Snapshot, SnapshotError, SnapshotKind, SnapshotPayload, Tools,
-    key_ref, name_snapshot, snapshot_ref,
+    Capture, Captured, FoldBase, Globs, Snapshot, SnapshotError, SnapshotKind, SnapshotPayload,
+    Tools, key_ref, name_snapshot, snapshot_ref,
 };
 
 /// Longest idempotency key, in bytes.
@@ -130,14 +130,41 @@ impl Node {
             path: request.path.clone(),
             excludes: Globs::new(&request.excludes).map_err(SnapshotError::Invalid)?,
         };
-        let captured = tokio::task::spawn_blocking(move || tools.capture(&capture));
-        let captured = captured.await.map_err(|_| NodeError::Stopped)??;
-        let (mut packs, missing) = self.index.packs_of(captured.items.iter().copied())?;
-        if let Some(item) = missing.first() {
-            return Err(SnapshotError::Missing(item.to_string()).into());
+        let base = self.fold_base(from).await;
+        let from = Arc::clone(from);
+        let captured = tokio::task::spawn_blocking(move || {
+            let mut captured = tools.capture(&capture)?;
+            let (mut packs, missing) = tools.index.packs_of(captured.items.iter().copied())?;
+            if let Some(item) = missing.first() {
+                return Err(SnapshotError::Missing(item.to_string()));
+            }
+            packs.extend(&from.record.packs);
+            if tools.should_fold(&packs, &base)? {
+                let (folded, stats) = tools.fold(captured.tree, base)?;
+                captured.stats.bytes_stored += stats.bytes_stored;
+                packs = folded;
+            }
+            Ok((captured, packs))
+        });
+        Ok(captured.await.map_err(|_| NodeError::Stopped)??)
+    }
+
+    /// Returns what is never copied when packs are folded: nothing, if the image is gone.
+    async fn fold_base(&self, from: &Mountable) -> FoldBase {
+        let of = |image: &Mountable| FoldBase {
+            tree: image.tree(),
+            packs: image.record.packs.clone(),
+        };
+        if from.base == from.id.to_string() {
+            return of(from);
         }
-        packs.extend(&from.record.packs);
-        Ok((captured, packs))
+        match self.find_image(&from.base).await {
+            Ok(image) => of(&image),
+            Err(error) => {
+                tracing::debug!(%error, "fold without the image at the start of the line");
+                FoldBase::default()
+            }
+        }
     }
 
     /// Writes the record and then the refs.

@@ -242,19 +242,17 @@ impl Tools {
         Ok(writer.finish()?)
     }
 
-    fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
+    pub(super) fn tree(&self, id: TreeId) -> Result<Arc<Tree>, ReadError> {
         self.runtime.block_on(self.reader.tree(id))
     }
 
     fn writer(&self, kind: PackKind) -> PackWriter {
+        self.writer_with(kind, self.writer.clone())
+    }
+
+    pub(super) fn writer_with(&self, kind: PackKind, options: WriterOptions) -> PackWriter {
         let (store, index) = (Arc::clone(&self.store), Arc::clone(&self.index));
-        PackWriter::new(
-            kind,
-            store,
-            index,
-            self.runtime.clone(),
-            self.writer.clone(),
-        )
+        PackWriter::new(kind, store, index, self.runtime.clone(), options)
     }
 }
 
