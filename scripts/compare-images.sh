@@ -1,5 +1,6 @@
 #!/bin/sh
-# Compares what umoci unpacks with what nacre mounts, for every image of some OCI layouts.
+# Compares what umoci unpacks with what nacre mounts, for every image of some OCI layouts; and for
+# one of each what a sandbox wrote with what another node shows of its snapshot.
 #
 #   compare-images.sh LAYOUT...
 #
@@ -8,7 +9,7 @@
 set -eu
 
 if [ $# -eq 0 ]; then
-    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 corpus=
@@ -17,4 +18,5 @@ for layout; do
 done
 cd "$(dirname "$0")/.."
 NACRE_CORPUS=$corpus exec cargo test --release --quiet -p nacre-cli --test cli -- \
-    --nocapture --exact corpus::real_images_are_mounted_as_umoci_unpacks_them
+    --nocapture --exact corpus::real_images_are_mounted_as_umoci_unpacks_them \
+    corpus::snapshots_of_real_images_are_the_same_on_another_node

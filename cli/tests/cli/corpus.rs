@@ -12,6 +12,8 @@ use crate::compare::{Exceptions, compare};
 use crate::images::umoci_unpack;
 use crate::layout::{blob_path, digest};
 use crate::node::Node;
+use crate::snapshots::{create, exceptions, rootfs};
+use crate::writes::{Change, Random};
 
 fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
@@ -125,4 +127,63 @@ fn real_images_are_mounted_as_umoci_unpacks_them() {
     node.fsck();
     assert!(images > 0, "no image was compared");
     assert_eq!(differences, 0);
+}
+
+/// What is done to each image before it is captured.
+fn write_a_lot(live: &Path) {
+    let mut random = Random::seeded(5);
+    for _ in 0..400 {
+        // Some are not possible.
+        Change::random(&mut random).apply(live).unwrap_or(());
+    }
+    for number in 0..1000 {
+        let path = live.join(format!("usr/written-{number}"));
+        std::fs::write(path, format!("{number}")).unwrap();
+    }
+    std::fs::rename(live.join("usr/share"), live.join("usr/moved")).unwrap();
+}
+
+#[test]
+fn snapshots_of_real_images_are_the_same_on_another_node() {
+    let Some(corpus) = std::env::var_os("NACRE_CORPUS") else {
+        println!("SKIPPED: NACRE_CORPUS is not set");
+        return;
+    };
+    for layout in std::env::split_paths(&corpus) {
+        let (node, other) = (Node::new(), Node::new());
+        let layout: PathBuf = layout.canonicalize().unwrap();
+        let tag = tags(&layout).swap_remove(0);
+        let source = format!("oci:{}:{tag}", layout.display());
+        node.ok(&["image", "add", &source, "--name", "corpus"]);
+        node.ok(&["run", "--name", "s", "corpus", "true"]);
+        let live = rootfs(&node, "s");
+        write_a_lot(&live);
+        let snapshot = create(&node, "s", &["--wait", "durable"]);
+        let mount = other.empty("mount");
+        let store = format!("file://{}", node.path("root/store").display());
+        let id = snapshot["snapshot"].as_str().unwrap();
+        let on_other = |arguments: &[&str]| other.ok(&[&["--store", &store], arguments].concat());
+        let fetched = || {
+            let stats = on_other(&["--json", "cache", "stats"]);
+            let stats: Value = serde_json::from_str(&stats).unwrap();
+            stats["origin"]["bytes"].as_u64().unwrap()
+        };
+        on_other(&["mount", id, mount.to_str().unwrap()]);
+        let mounted = fetched();
+        let read = std::fs::read(mount.join("usr/written-7")).unwrap();
+        let (read, one) = (String::from_utf8(read).unwrap(), fetched());
+        let found = compare(&live, &mount, &exceptions()).unwrap();
+        println!(
+            "{}:{tag}: {} names, {} bytes, {} differences; fetched {mounted} bytes by the mount, \
+             {one} after one file was read, {} at the end",
+            layout.display(),
+            found.entries,
+            found.bytes,
+            found.differences,
+            fetched()
+        );
+        on_other(&["umount", mount.to_str().unwrap()]);
+        assert_eq!(read, "7");
+        found.assert_equal("on another node");
+    }
 }
