@@ -23,8 +23,8 @@ mod upper;
 use std::sync::Arc;
 
 use nacre_blobstore::{
-    BlobStore, Clock, Digest, Lease, Record, RecordError, RecordId, RecordKind, Ref, RefName,
-    RefNameError, StoreError, TreeId, delete_ref, list_refs, read_ref, secure, write_ref,
+    BlobStore, Clock, Digest, Lease, Record, RecordError, RecordId, RecordKind, Ref, RefError,
+    RefName, RefNameError, StoreError, TreeId, delete_ref, list_refs, read_ref, secure, write_ref,
 };
 
 pub(crate) use capture::{Capture, Captured, Tools};
@@ -202,7 +202,8 @@ pub fn is_expired(record: &Record, now_ms: u64) -> bool {
             .is_ok_and(|payload| payload.expires_ms.is_some_and(|at| at <= now_ms))
 }
 
-/// Gives a snapshot a name by compare-and-swap.
+/// Gives a snapshot a name by compare-and-swap. Who does so at the same time for the same snapshot is
+/// not in the way: forks of one state, captured in the same millisecond, are one snapshot.
 pub(crate) async fn name_snapshot(
     store: &dyn BlobStore,
     record: RecordId,
@@ -216,7 +217,21 @@ pub(crate) async fn name_snapshot(
         changed_ms: now_ms,
     };
     let seen = before.as_ref().map(|(_, version)| version);
-    Ok(write_ref(store, &reference, target, seen).await?)
+    let error = match write_ref(store, &reference, target, seen).await {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    let is_conflict = matches!(
+        &error,
+        RefError::Store {
+            source: StoreError::Exists(_) | StoreError::Conflict(_),
+            ..
+        }
+    );
+    match read_ref(store, &reference).await {
+        Ok(Some((now, _))) if is_conflict && now.record == record => Ok(()),
+        _ => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
