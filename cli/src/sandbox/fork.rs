@@ -18,10 +18,9 @@ use crate::snapshot::create;
 const COUNT_MAX: u32 = 10_000;
 /// Sandboxes that are made before the first of them is started. Each is an open file.
 const BATCH: usize = 128;
-/// Sandboxes that are made at once: each waits for the disk, and those that wait share its flushes.
-const MADE_AT_ONCE: usize = 16;
-/// Sandboxes that are started at once.
-const STARTS_AT_ONCE: usize = 4;
+/// Sandboxes that are made, and then started, at once: each waits for the disk and for the kernel more
+/// than it computes.
+const AT_ONCE: usize = 16;
 
 /// What became of one fork. Times are from the start of the command.
 #[derive(Debug, Serialize)]
@@ -73,12 +72,12 @@ pub(crate) async fn fork(settings: &Settings, arguments: Fork) -> Result<u8, Fai
         // All root file systems of a batch first: a runtime takes many times as long.
         let roots: Vec<_> = stream::iter(batch)
             .map(|number| prepare(&launcher, &run, &opened, *number, &seconds))
-            .buffered(MADE_AT_ONCE)
+            .buffered(AT_ONCE)
             .collect()
             .await;
         let started = stream::iter(roots)
             .map(|root| start(&launcher, root, &seconds))
-            .buffered(STARTS_AT_ONCE);
+            .buffered(AT_ONCE);
         forks.extend(started.collect::<Vec<_>>().await);
     }
     let failed = forks.iter().filter(|fork| fork.error.is_some()).count();
