@@ -140,7 +140,7 @@ fn write_a_lot(live: &Path) {
         let path = live.join(format!("usr/written-{number}"));
         std::fs::write(path, format!("{number}")).unwrap();
     }
-    std::fs::rename(live.join("usr/share"), live.join("usr/moved")).unwrap();
+    rustix::fs::rename(live.join("usr/share"), live.join("usr/moved")).unwrap();
 }
 
 #[test]
