@@ -1,5 +1,6 @@
 //! The command line as its users write it. Verbs, flags and their names are a contract.
 
+mod mount;
 mod quantities;
 mod snapshot;
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use mount::{Mount, MountInto, MountMode, Umount, UmountFrom};
 pub(crate) use quantities::{parse_bytes, parse_duration};
 pub(crate) use snapshot::{
     Fork, LayerCompression, SnapshotCreate, SnapshotDiff, SnapshotExport, SnapshotTag, SnapshotVerb,
@@ -138,6 +140,10 @@ pub(crate) enum Verb {
     Mount(Mount),
     /// Unmount what `mount` mounted
     Umount(Umount),
+    /// Mount an image or a snapshot in a running sandbox
+    MountInto(MountInto),
+    /// Take away what is mounted in a running sandbox
+    UmountFrom(UmountFrom),
     /// Inspect and check the object store
     #[command(subcommand)]
     Store(StoreVerb),
@@ -255,47 +261,6 @@ pub(crate) struct Named {
     pub(crate) name: String,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Mount {
-    /// Name or id of the image
-    pub(crate) name: String,
-    /// Where to mount it
-    pub(crate) directory: PathBuf,
-    /// Accept writes, and discard them at `umount`
-    #[arg(long)]
-    pub(crate) rw: bool,
-    /// How to mount it
-    #[arg(long, value_enum, default_value_t = MountMode::Auto)]
-    pub(crate) mode: MountMode,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum MountMode {
-    /// The fastest that this node can do
-    Auto,
-    /// Names, attributes and what is on the node by the kernel itself
-    Kernel,
-    /// All through FUSE
-    Fuse,
-}
-
-impl MountMode {
-    /// Returns the mode to ask the daemon for.
-    pub(crate) const fn wanted(self) -> Option<nacre_snapshotter::MountMode> {
-        match self {
-            Self::Auto => None,
-            Self::Kernel => Some(nacre_snapshotter::MountMode::Kernel),
-            Self::Fuse => Some(nacre_snapshotter::MountMode::Fuse),
-        }
-    }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Umount {
-    /// Where it is mounted
-    pub(crate) directory: PathBuf,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum NetworkKind {
     None,
@@ -322,8 +287,9 @@ pub(crate) struct Run {
     pub(crate) rm: bool,
     #[command(flatten)]
     pub(crate) process: Process,
-    /// Show a host directory in the sandbox
-    #[arg(long, value_name = "DIR:PATH[:ro]")]
+    /// Show an image or a snapshot at PATH, or with /DIR a directory of the host; repeat
+    /// for several
+    #[arg(long, value_name = "N:PATH[:ro]")]
     pub(crate) mount: Vec<String>,
     /// Program that runs the sandbox
     #[arg(long, value_enum, default_value_t = RuntimeName::Runc)]

@@ -78,6 +78,12 @@ async fn run(arguments: Arguments) -> Result<u8, Failure> {
             Verb::Image(image) => done(image::image(&settings, image).await),
             Verb::Mount(mount) => done(mount::mount(&settings, &mount).await),
             Verb::Umount(umount) => done(mount::umount(&settings, &umount)),
+            Verb::MountInto(mount) => {
+                done(sandbox::mount_into::mount_into(&settings, &mount).await)
+            }
+            Verb::UmountFrom(umount) => {
+                done(sandbox::mount_into::umount_from(&settings, &umount).await)
+            }
             Verb::Store(store) => done(store::store(&settings, store).await),
             Verb::Cache(cache) => done(cache::cache(&settings, &cache).await),
             Verb::Trace(trace) => trace::trace(&settings, trace).await,

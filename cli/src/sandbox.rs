@@ -2,6 +2,8 @@
 
 pub(crate) mod exec;
 pub(crate) mod fork;
+pub(crate) mod mount_into;
+pub(crate) mod mounts;
 pub(crate) mod ps;
 pub(crate) mod rm;
 pub(crate) mod run;
@@ -20,6 +22,7 @@ impl Classed for LaunchError {
         match self {
             Self::NotFound(_) => (NOT_FOUND, Some("`nacre ps -a` lists the sandboxes")),
             Self::Busy(..) => (BUSY, None),
+            Self::NotMounted { .. } => (NOT_FOUND, None),
             Self::Invalid(_) => (USAGE, None),
             _ => (crate::failure::FAILED, None),
         }

@@ -14,7 +14,10 @@ use std::ffi::{CString, NulError};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount_bind_recursive, mount_remount, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change,
+    mount_remount, unmount,
+};
 
 pub use lower::Lower;
 pub use metadata::{is_metadata, metadata};
@@ -107,6 +110,21 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), MountEr
             Err(left_behind) => left_behind,
         }
     })
+}
+
+/// Keeps the mount at `target` to itself: no mount below it shows up in copies of it, nor the other
+/// way round. With `read_only` it refuses writes, too.
+///
+/// # Errors
+/// [`MountError::Kernel`]; the mount stays.
+pub fn make_private(target: &Path, read_only: bool) -> Result<(), MountError> {
+    mount_change(target, MountPropagationFlags::PRIVATE)
+        .map_err(|e| MountError::kernel("make private", target, e))?;
+    if read_only {
+        mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"")
+            .map_err(|e| MountError::kernel("remount read-only", target, e))?;
+    }
+    Ok(())
 }
 
 /// How [`umount`] treats a mount that is in use.

@@ -14,6 +14,14 @@ pub enum LaunchError {
     /// The name is taken, or another process is at work on the sandbox.
     #[error("sandbox {0} is in use: {1}")]
     Busy(String, &'static str),
+    /// No tree is mounted at this place.
+    #[error("nothing of nacre is mounted at {target} in {name}")]
+    NotMounted {
+        /// The sandbox.
+        name: String,
+        /// The place.
+        target: String,
+    },
     /// The caller asked for something that is wrong or not supported.
     #[error("{0}")]
     Invalid(String),

@@ -2,6 +2,7 @@
 
 mod create;
 mod exec;
+mod mounts;
 mod run;
 
 use std::io;
@@ -17,6 +18,7 @@ use crate::error::LaunchError;
 use crate::sandbox::{self, Sandbox};
 use crate::spec::RuntimeKind;
 use crate::wait::{Waited, reap_adopted, signal_of};
+pub use mounts::{LockedMounts, MountInfo};
 pub use run::{Prepared, RunOutcome, Started};
 
 /// How long a killed process may take to end before the removal of its sandbox is refused.
@@ -63,6 +65,8 @@ pub struct SandboxInfo {
     pub snapshot_state: PathBuf,
     /// Where its root file system is mounted on the host.
     pub rootfs: PathBuf,
+    /// The trees that are mounted in it.
+    pub mounts: Vec<MountInfo>,
 }
 
 /// Runs sandboxes whose state is below one directory. Any number of processes may do so at once.
@@ -130,6 +134,7 @@ impl Launcher {
         Ok(SandboxInfo {
             status,
             pid,
+            mounts: mounts::mount_infos(&sandbox)?,
             upper: sandbox.dir.join("upper"),
             snapshot_state: sandbox.dir.join("snapshot.state"),
             rootfs: sandbox.rootfs(),

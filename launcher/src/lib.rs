@@ -10,6 +10,7 @@
 mod attach;
 mod bundle;
 mod console;
+mod enter;
 mod error;
 mod launcher;
 mod rooted;
@@ -17,12 +18,16 @@ mod runtime;
 mod sandbox;
 mod spec;
 mod streams;
+mod sys;
 mod user;
 mod wait;
 
 pub use error::LaunchError;
-pub use launcher::{Launcher, Prepared, RunOutcome, SandboxInfo, Started, Status};
+pub use launcher::{
+    Launcher, LockedMounts, MountInfo, Prepared, RunOutcome, SandboxInfo, Started, Status,
+};
 pub use spec::{
     ExecSpec, ExtraMount, ImageDefaults, Network, ProcessOverrides, RuntimeKind, SandboxSpec,
+    TreeMount, VolumeVersion,
 };
 pub use streams::Streams;

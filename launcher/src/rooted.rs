@@ -93,6 +93,11 @@ impl RootedDir {
         }
     }
 
+    /// Opens a directory, to be named by the descriptor alone.
+    pub(crate) fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
+        Ok(self.resolve(path, OFlags::PATH | OFlags::DIRECTORY)?)
+    }
+
     /// Makes the directory `path` and its parents (mode 0755, owned by root) where missing.
     pub(crate) fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut here = self.resolve(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)?;

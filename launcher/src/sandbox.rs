@@ -7,12 +7,14 @@
 //! runtime/            the runtime's state   init.json, exit.json   the process
 //! stdout.log stderr.log                     output of a detached sandbox
 //! snapshot.state                            a cache of whoever makes snapshots of it
+//! mounts.json mounts/ the trees that are mounted in it, if any
 //! ```
 //! A sandbox appears by one rename and disappears by one, so a crash never leaves part of one under
 //! its name. After a power loss a sandbox made just before may be missing as a whole. What a dead
 //! process left half made or half removed has a name that starts with a dot and is swept later.
 
 mod init;
+pub(crate) mod mounts;
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
@@ -29,6 +31,7 @@ use crate::error::LaunchError;
 use crate::runtime::Runtime;
 use crate::spec::{Network, RuntimeKind};
 pub(crate) use init::Init;
+use mounts::Mounts;
 
 /// Version of `sandbox.json`.
 const RECORD_VERSION: u32 = 2;
@@ -94,6 +97,7 @@ impl Sandbox {
         record: Record,
         config: &Value,
         etc: &[(&str, Vec<u8>)],
+        mounts: &Mounts,
     ) -> Result<Self, LaunchError> {
         // Shared with other creators; the sweeper wants it alone.
         let sweep_lock =
@@ -101,8 +105,8 @@ impl Sandbox {
         flock(&sweep_lock, FlockOperation::LockShared)
             .map_err(LaunchError::io("lock", sandboxes))?;
         let staging = sandboxes.join(format!("{STAGING_PREFIX}{}", record.container_id));
-        let filled =
-            fill(&staging, &record, config, etc).map_err(LaunchError::io("write sandbox", name));
+        let filled = fill(&staging, &record, config, etc, mounts)
+            .map_err(LaunchError::io("write sandbox", name));
         let dir = sandboxes.join(name);
         let published = filled.and_then(|file| {
             match renameat_with(CWD, &staging, CWD, &dir, RenameFlags::NOREPLACE) {
@@ -171,14 +175,8 @@ impl Sandbox {
         )
     }
 
-    /// Mounts the root file system. Data-only layers bring metacopy and redirects with them; without
-    /// such layers the upper directory holds whole files and directories.
+    /// Mounts the root file system.
     pub(crate) fn mount_rootfs(&self) -> Result<(), LaunchError> {
-        let options: &[&str] = if self.record.lower.data.is_empty() {
-            &["redirect_dir=off", "metacopy=off", "index=off"]
-        } else {
-            &["index=off"]
-        };
         mount::overlay(&OverlaySpec {
             lower: self.record.lower.clone(),
             upper: Some(UpperDirs {
@@ -186,7 +184,7 @@ impl Sandbox {
                 work: self.dir.join("work"),
             }),
             target: self.rootfs(),
-            options: options.iter().map(ToString::to_string).collect(),
+            options: overlay_options(&self.record.lower),
         })?;
         Ok(())
     }
@@ -204,11 +202,23 @@ impl Sandbox {
     }
 }
 
+/// Returns the options of an overlay with an upper directory. Data-only layers bring metacopy and
+/// redirects with them; without such layers the upper directory holds whole files and directories.
+fn overlay_options(lower: &Lower) -> Vec<String> {
+    let options: &[&str] = if lower.data.is_empty() {
+        &["redirect_dir=off", "metacopy=off", "index=off"]
+    } else {
+        &["index=off"]
+    };
+    options.iter().map(ToString::to_string).collect()
+}
+
 fn fill(
     staging: &Path,
     record: &Record,
     config: &Value,
     etc: &[(&str, Vec<u8>)],
+    mounts: &Mounts,
 ) -> io::Result<File> {
     let mut private = DirBuilder::new();
     private.mode(0o711).create(staging)?;
@@ -225,6 +235,7 @@ fn fill(
         staging.join("bundle/config.json"),
         serde_json::to_vec(config)?,
     )?;
+    mounts::fill(staging, mounts)?;
     let path = staging.join("sandbox.json");
     let mut file = File::create_new(&path)?;
     file.write_all(&serde_json::to_vec(record)?)?;

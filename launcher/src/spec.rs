@@ -38,6 +38,36 @@ pub struct ExtraMount {
     pub read_only: bool,
 }
 
+/// An image, a snapshot or a volume to show in a sandbox, which sees its own writes to it alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeMount {
+    /// Where: an absolute path without `.`, `..`, doubled or trailing slashes; created when missing.
+    pub target: String,
+    /// What it is called.
+    pub name: String,
+    /// The id of the record that it was opened from.
+    pub opened_from: String,
+    /// Refuses writes.
+    pub read_only: bool,
+    /// Its layers, which stay mounted while it is.
+    pub lower: Lower,
+    /// The version of the volume that it shows, if it is one.
+    pub volume: Option<VolumeVersion>,
+}
+
+/// The version of a volume that a mount shows, apart from what was written since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeVersion {
+    /// The volume's id.
+    pub id: String,
+    /// The number of the version that was mounted, or committed last.
+    pub version: u64,
+    /// The id of that version's record.
+    pub record: String,
+    /// The root tree that was mounted, or was there when it was committed last.
+    pub tree: String,
+}
+
 /// What the image's configuration says about the process; every field may be empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageDefaults {
@@ -91,6 +121,8 @@ pub struct SandboxSpec {
     pub interactive: bool,
     /// Host directories and files to show.
     pub mounts: Vec<ExtraMount>,
+    /// Images, snapshots and volumes to show.
+    pub trees: Vec<TreeMount>,
     /// The network.
     pub network: Network,
     /// Memory limit in bytes, swap included.

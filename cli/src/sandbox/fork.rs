@@ -6,6 +6,7 @@ use nacre_snapshotter::OpenedImage;
 use serde::Serialize;
 
 use super::launcher;
+use super::mounts::{self, Opened};
 use super::run::spec;
 use crate::args::{Fork, Run};
 use crate::failure::{FAILED, Failure, SUCCESS, USAGE};
@@ -44,6 +45,7 @@ pub(crate) async fn fork(settings: &Settings, arguments: Fork) -> Result<u8, Fai
     if run.rm || run.process.tty || run.process.interactive {
         return Err(usage("forks run by themselves: no --rm, -i or -t"));
     }
+    let asked = mounts::parse(&run.mount)?;
     let launcher = launcher(settings)?;
     let began = settings.clock.elapsed();
     let mut captured = None;
@@ -61,6 +63,7 @@ pub(crate) async fn fork(settings: &Settings, arguments: Fork) -> Result<u8, Fai
     let opened = node::open_image(settings, &run.image, run.mode.wanted())
         .await?
         .map_err(Failure::of("fork", &source))?;
+    let mounts = mounts::open(settings, asked, run.mode).await?;
     let prepared = settings.clock.elapsed().saturating_sub(began);
     let seconds = || {
         let elapsed = settings.clock.elapsed().saturating_sub(began);
@@ -71,7 +74,7 @@ pub(crate) async fn fork(settings: &Settings, arguments: Fork) -> Result<u8, Fai
     for batch in numbers.chunks(BATCH) {
         // All root file systems of a batch first: a runtime takes many times as long.
         let roots: Vec<_> = stream::iter(batch)
-            .map(|number| prepare(&launcher, &run, &opened, *number, &seconds))
+            .map(|number| prepare(&launcher, &run, (&opened, &mounts), *number, &seconds))
             .buffered(AT_ONCE)
             .collect()
             .await;
@@ -104,7 +107,7 @@ pub(crate) async fn fork(settings: &Settings, arguments: Fork) -> Result<u8, Fai
 async fn prepare(
     launcher: &Launcher,
     run: &Run,
-    opened: &OpenedImage,
+    (opened, mounts): (&OpenedImage, &Opened),
     number: u32,
     seconds: &impl Fn() -> f64,
 ) -> Result<(Prepared, Forked), Forked> {
@@ -117,7 +120,7 @@ async fn prepare(
         error: None,
     };
     let prepared = async {
-        let spec = spec(run, opened.clone())?;
+        let spec = spec(run, opened.clone(), mounts.clone())?;
         let prepared = launcher.prepare(spec).await;
         prepared.map_err(|error| forked.failure(error))
     };

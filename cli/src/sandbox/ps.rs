@@ -1,6 +1,6 @@
 //! `nacre ps`: the sandboxes of this root.
 
-use nacre_launcher::Status;
+use nacre_launcher::{MountInfo, Status};
 
 use super::launcher;
 use crate::args::Ps;
@@ -27,6 +27,7 @@ pub(crate) fn ps(settings: &Settings, arguments: &Ps) -> Result<(), Failure> {
         if !arguments.all && sandbox.status != Status::Running {
             continue;
         }
+        let mounts: Vec<_> = sandbox.mounts.iter().map(shown).collect();
         if settings.json {
             output::json(&serde_json::json!({
                 "sandbox": sandbox.name,
@@ -35,6 +36,7 @@ pub(crate) fn ps(settings: &Settings, arguments: &Ps) -> Result<(), Failure> {
                 "pid": sandbox.pid,
                 "exit_code": exit_code,
                 "created": sandbox.created_ms,
+                "mounts": mounts,
             }))?;
         } else {
             let pid = sandbox.pid.map(|pid| pid.to_string()).unwrap_or_default();
@@ -43,4 +45,15 @@ pub(crate) fn ps(settings: &Settings, arguments: &Ps) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Shows a mount as JSON.
+fn shown(mount: &MountInfo) -> serde_json::Value {
+    let tree = &mount.tree;
+    serde_json::json!({
+        "path": tree.target,
+        "name": tree.name,
+        "read_only": tree.read_only,
+        "version": tree.volume.as_ref().map(|volume| volume.version),
+    })
 }

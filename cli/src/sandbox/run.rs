@@ -1,17 +1,15 @@
 //! `nacre run`: a command in a new sandbox.
 
-use std::path::PathBuf;
-
 use nacre_launcher::{
-    ExtraMount, ImageDefaults, LaunchError, Network, ProcessOverrides, RuntimeKind, SandboxSpec,
-    Started,
+    ImageDefaults, LaunchError, Network, ProcessOverrides, RuntimeKind, SandboxSpec, Started,
 };
 use nacre_snapshotter::OpenedImage;
 use nacre_snapshotter::oci::ImageConfig;
 
+use super::mounts::{self, Opened};
 use super::{environment, launcher, own_streams};
 use crate::args::{NetworkKind, Run, RuntimeName};
-use crate::failure::{Failure, SUCCESS, USAGE};
+use crate::failure::{Failure, SUCCESS};
 use crate::node;
 use crate::output;
 use crate::settings::Settings;
@@ -23,11 +21,13 @@ pub(crate) async fn run(settings: &Settings, arguments: Run) -> Result<u8, Failu
     let began = settings.clock.elapsed();
     let image = arguments.image.clone();
     let detach = arguments.detach;
+    let asked = mounts::parse(&arguments.mount)?;
     let opened = node::open_image(settings, &image, arguments.mode.wanted())
         .await
         .map_err(|failure| failure.with_code(NOT_RUN))?
         .map_err(Failure::of("run", &image))?;
-    let spec = spec(arguments, opened)?;
+    let mounts = mounts::open(settings, asked, arguments.mode).await?;
+    let spec = spec(arguments, opened, mounts)?;
     let launcher = launcher(settings)?;
     let before = settings.clock.elapsed().saturating_sub(began);
     let fail = |error: LaunchError| {
@@ -56,11 +56,14 @@ pub(crate) async fn run(settings: &Settings, arguments: Run) -> Result<u8, Failu
     Ok(outcome.exit_code)
 }
 
-pub(super) fn spec(arguments: Run, opened: OpenedImage) -> Result<SandboxSpec, Failure> {
+pub(super) fn spec(
+    arguments: Run,
+    opened: OpenedImage,
+    mounts: Opened,
+) -> Result<SandboxSpec, Failure> {
     let config = ImageConfig::parse(opened.config.as_bytes())
         .map_err(Failure::of("read config of", &arguments.image))?;
     let process = arguments.process;
-    let mounts = arguments.mount.iter().map(|mount| extra_mount(mount));
     Ok(SandboxSpec {
         name: arguments.name,
         image: arguments.image,
@@ -82,7 +85,8 @@ pub(super) fn spec(arguments: Run, opened: OpenedImage) -> Result<SandboxSpec, F
         },
         terminal: process.tty,
         interactive: process.interactive,
-        mounts: mounts.collect::<Result<_, _>>()?,
+        mounts: mounts.host,
+        trees: mounts.trees,
         network: match arguments.network {
             NetworkKind::None => Network::None,
             NetworkKind::Host => Network::Host,
@@ -96,26 +100,5 @@ pub(super) fn spec(arguments: Run, opened: OpenedImage) -> Result<SandboxSpec, F
             RuntimeName::Runsc => RuntimeKind::Runsc,
         },
         remove_on_exit: arguments.rm,
-    })
-}
-
-/// Reads `DIR:PATH[:ro]`.
-fn extra_mount(text: &str) -> Result<ExtraMount, Failure> {
-    let usage = |cause: &str| Failure::new("mount", text, &cause).with_code(USAGE);
-    let (text, read_only) = match text.strip_suffix(":ro") {
-        Some(rest) => (rest, true),
-        None => (text, false),
-    };
-    let (source, target) = text
-        .split_once(':')
-        .ok_or_else(|| usage("it is not DIR:PATH[:ro]"))?;
-    let source = PathBuf::from(source);
-    if !source.is_absolute() || !target.starts_with('/') {
-        return Err(usage("both paths must be absolute"));
-    }
-    Ok(ExtraMount {
-        source,
-        target: target.into(),
-        read_only,
     })
 }

@@ -8,6 +8,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::bundle::{self, BundleSpec, Process, mounts::ETC_FILES};
 use crate::error::LaunchError;
 use crate::rooted::RootedDir;
+use crate::sandbox::mounts::{Mounts, binds};
 use crate::sandbox::{Record, Sandbox, check_name};
 use crate::spec::{Network, SandboxSpec};
 use crate::user;
@@ -57,6 +58,9 @@ fn create_named(
     let process = process(spec, &hostname)?;
     let dir = sandboxes.join(name);
     let container_id = random_id()?;
+    let mounts = Mounts::of(&spec.trees)?;
+    let mut extra_mounts = spec.mounts.clone();
+    extra_mounts.extend(binds(&dir, &mounts));
     let config = bundle::config(&BundleSpec {
         container_id: &container_id,
         rootfs: &dir.join("rootfs"),
@@ -66,7 +70,7 @@ fn create_named(
         memory_bytes: spec.memory_bytes,
         cpus: spec.cpus,
         etc: &dir.join("etc"),
-        extra_mounts: &spec.mounts,
+        extra_mounts: &extra_mounts,
     })?;
     let record = Record {
         version: Record::VERSION,
@@ -81,7 +85,7 @@ fn create_named(
         process,
     };
     let etc = etc_files(spec.network, &hostname)?;
-    let sandbox = Sandbox::create(sandboxes, name, record, &config, &etc)?;
+    let sandbox = Sandbox::create(sandboxes, name, record, &config, &etc, &mounts)?;
     match prepare_rootfs(&sandbox) {
         Ok(()) => Ok(sandbox),
         Err(error) => {
@@ -93,6 +97,7 @@ fn create_named(
 
 fn prepare_rootfs(sandbox: &Sandbox) -> Result<(), LaunchError> {
     sandbox.mount_rootfs()?;
+    sandbox.mount_trees()?;
     let cwd = &sandbox.record.process.cwd;
     RootedDir::open(&sandbox.rootfs())
         .and_then(|root| root.create_dir_all(Path::new(cwd)))

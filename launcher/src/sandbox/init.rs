@@ -128,12 +128,14 @@ impl Sandbox {
     }
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), LaunchError> {
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), LaunchError> {
     let publish = || nacre_blobstore::publish(path, &serde_json::to_vec(value)?);
     publish().map_err(LaunchError::io("write", path))
 }
 
-fn read_optional<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, LaunchError> {
+pub(super) fn read_optional<T: serde::de::DeserializeOwned>(
+    path: &Path,
+) -> Result<Option<T>, LaunchError> {
     match File::open(path) {
         Ok(file) => read_json(&file, path).map(Some),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -78,6 +78,7 @@ impl Scene {
             terminal: false,
             interactive: false,
             mounts: Vec::new(),
+            trees: Vec::new(),
             network: Network::None,
             memory_bytes: None,
             cpus: None,
