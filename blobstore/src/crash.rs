@@ -20,6 +20,8 @@ pub enum CrashPoint {
     MetadataPutAfter,
     /// The record is in the store, no ref names it.
     RecordPutAfter,
+    /// A volume: its head has a ref as a version, too, and has not moved on.
+    VersionKept,
     /// The ref is changed; the lease is still held.
     RefChanged,
     /// Collection: objects are on a note of what is condemned.
@@ -69,6 +71,7 @@ impl CrashPoint {
             Self::TreesFinished => "trees-finished",
             Self::MetadataPutAfter => "metadata-put-after",
             Self::RecordPutAfter => "record-put-after",
+            Self::VersionKept => "version-kept",
             Self::RefChanged => "ref-changed",
             Self::GcCondemned => "gc-condemned",
             Self::GcDoomed => "gc-doomed",

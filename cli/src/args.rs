@@ -3,6 +3,7 @@
 mod mount;
 mod quantities;
 mod snapshot;
+mod volume;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,9 @@ pub(crate) use mount::{Mount, MountInto, MountMode, Umount, UmountFrom};
 pub(crate) use quantities::{parse_bytes, parse_duration};
 pub(crate) use snapshot::{
     Fork, LayerCompression, SnapshotCreate, SnapshotDiff, SnapshotExport, SnapshotTag, SnapshotVerb,
+};
+pub(crate) use volume::{
+    VolumeCommit, VolumeCreate, VolumeFork, VolumeReload, VolumeRestore, VolumeSnapshot, VolumeVerb,
 };
 
 /// Store OCI images once and start them before they are downloaded
@@ -131,6 +135,9 @@ pub(crate) enum Verb {
     /// Make, list and remove snapshots of sandboxes
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
+    /// Make volumes, commit to them and reload them
+    #[command(subcommand)]
+    Volume(VolumeVerb),
     /// Start sandboxes from the state of one, or from a snapshot or image
     Fork(Fork),
     /// Add, list and remove images
@@ -140,7 +147,7 @@ pub(crate) enum Verb {
     Mount(Mount),
     /// Unmount what `mount` mounted
     Umount(Umount),
-    /// Mount an image or a snapshot in a running sandbox
+    /// Mount an image, a snapshot or a volume in a running sandbox
     MountInto(MountInto),
     /// Take away what is mounted in a running sandbox
     UmountFrom(UmountFrom),
@@ -287,7 +294,7 @@ pub(crate) struct Run {
     pub(crate) rm: bool,
     #[command(flatten)]
     pub(crate) process: Process,
-    /// Show an image or a snapshot at PATH, or with /DIR a directory of the host; repeat
+    /// Show an image, a snapshot or a volume at PATH, or with /DIR a directory of the host; repeat
     /// for several
     #[arg(long, value_name = "N:PATH[:ro]")]
     pub(crate) mount: Vec<String>,

@@ -12,6 +12,7 @@ pub(crate) fn crash_hook() -> CrashHook {
     let point = CrashPoint::ALL
         .into_iter()
         .chain(CrashPoint::COLLECTION)
+        .chain([CrashPoint::VersionKept])
         .find(|point| point.name() == name);
     CrashHook::new(move |reached| {
         use std::sync::atomic::Ordering;

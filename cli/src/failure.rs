@@ -83,6 +83,11 @@ impl Failure {
         }
     }
 
+    /// Returns the exit code.
+    pub(crate) const fn code(&self) -> u8 {
+        self.code
+    }
+
     /// Returns the failure as one line.
     pub(crate) fn text(&self) -> String {
         format!("cannot {}: {}", self.what, self.cause.replace('\n', " "))

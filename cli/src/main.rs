@@ -17,6 +17,7 @@ mod settings;
 mod snapshot;
 mod store;
 mod trace;
+mod volume;
 
 use std::io::Write as _;
 
@@ -74,6 +75,7 @@ async fn run(arguments: Arguments) -> Result<u8, Failure> {
             Verb::Stop(stop) => done(sandbox::stop::stop(&settings, &stop).await),
             Verb::Rm(rm) => done(sandbox::rm::rm(&settings, &rm).await),
             Verb::Snapshot(verb) => done(snapshot::snapshot(&settings, verb).await),
+            Verb::Volume(verb) => done(volume::volume(&settings, verb).await),
             Verb::Fork(fork) => sandbox::fork::fork(&settings, fork).await,
             Verb::Image(image) => done(image::image(&settings, image).await),
             Verb::Mount(mount) => done(mount::mount(&settings, &mount).await),

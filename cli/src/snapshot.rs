@@ -30,9 +30,14 @@ impl Classed for SnapshotError {
     fn class(&self) -> Class {
         match self {
             Self::NotFound(_) => (NOT_FOUND, Some("`nacre snapshot ls` lists the snapshots")),
+            Self::NoVolume(_) => (NOT_FOUND, Some("`nacre volume ls` lists the volumes")),
+            Self::NoVersion { .. } => (NOT_FOUND, Some("`nacre volume log` lists the versions")),
             Self::NotDirectory(_) => (NOT_FOUND, None),
             Self::Invalid(_) | Self::Name(_) => (USAGE, None),
-            Self::Changed(_) | Self::Freeze { .. } => (BUSY, Some("run the command again")),
+            Self::Taken(_) => (BUSY, None),
+            Self::Changed(_) | Self::Freeze { .. } | Self::Moved(_) => {
+                (BUSY, Some("run the command again"))
+            }
             Self::Missing(_) => (CORRUPT, None),
             Self::Secure(error) => error.class(),
             Self::Ref(error) => error.class(),

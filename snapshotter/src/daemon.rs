@@ -15,10 +15,12 @@ mod node;
 mod open;
 mod server;
 mod snapshot;
+mod volume;
 
 pub use api::{
-    CacheCheck, CachePrune, CacheStats, Change, CreateSnapshot, CreatedSnapshot, DiffLine,
-    DiffRequest, DiffSummary, FinishedTrace, MountMode, NodeInfo, OpenedImage, Refusal, TierCount,
+    CacheCheck, CachePrune, CacheStats, Change, CommitVolume, CommittedVolume, CreateSnapshot,
+    CreatedSnapshot, DiffLine, DiffRequest, DiffSummary, FinishedTrace, MountMode, NodeInfo,
+    OpenedImage, OpenedVolume, Refusal, TierCount,
 };
 pub use client::{Client, ClientError, DiffLines};
 pub(crate) use mountable::Mountable;

@@ -158,7 +158,7 @@ impl Export {
 
     async fn subject(&self, options: &ExportOptions) -> Result<Subject, ExportError> {
         let (store, name) = (&*self.store, &options.name);
-        let id = Mountable::locate(store, name).await?;
+        let id = Mountable::locate(store, name).await?.record;
         let found = Mountable::read(store, name, id).await?;
         let tree = found
             .tree()
@@ -169,7 +169,8 @@ impl Export {
             RecordKind::Snapshot => Some(SnapshotPayload::decode(name, &found.record.payload)?),
             RecordKind::Image | RecordKind::Trace => None,
         };
-        let is_part = |snapshot: &SnapshotPayload| snapshot.kind == SnapshotKind::Directory;
+        // A volume may be made from a directory, or from nothing.
+        let is_part = |snapshot: &SnapshotPayload| snapshot.kind != SnapshotKind::Filesystem;
         let base = if options.flat || snapshot.as_ref().is_some_and(is_part) {
             None
         } else {

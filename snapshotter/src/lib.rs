@@ -11,12 +11,13 @@ pub mod oci;
 mod patch;
 mod snapshot;
 mod trace;
+mod volume;
 
 pub use daemon::{
-    CacheCheck, CachePrune, CacheStats, Change, Client, ClientError, CreateSnapshot,
-    CreatedSnapshot, DiffLine, DiffLines, DiffRequest, DiffSummary, FinishedTrace,
-    KERNEL_MODE_REASON, MountMode, Node, NodeError, NodeInfo, NodeOptions, OpenedImage, Refusal,
-    ServeError, TierCount, serve,
+    CacheCheck, CachePrune, CacheStats, Change, Client, ClientError, CommitVolume, CommittedVolume,
+    CreateSnapshot, CreatedSnapshot, DiffLine, DiffLines, DiffRequest, DiffSummary, FinishedTrace,
+    KERNEL_MODE_REASON, MountMode, Node, NodeError, NodeInfo, NodeOptions, OpenedImage,
+    OpenedVolume, Refusal, ServeError, TierCount, serve,
 };
 pub use export::{Export, ExportError, ExportOptions, Exported};
 pub use image::{IMAGES_NAMESPACE, Image, ImageError, ImageLayer, ImagePayload, image_ref};
@@ -25,6 +26,7 @@ pub use merge::MergeError;
 pub use patch::quote_path;
 pub use snapshot::{
     SNAPSHOT_KEYS_NAMESPACE, SNAPSHOTS_NAMESPACE, Snapshot, SnapshotError, SnapshotKind,
-    SnapshotPayload, is_expired, snapshot_ref,
+    SnapshotPayload, VolumePayload, is_expired, snapshot_ref,
 };
 pub use trace::{OptimizeError, content_paths, import_trace, optimize_image};
+pub use volume::{VOLUMES_NAMESPACE, Volume, volume_ref};

@@ -32,7 +32,7 @@ pub use error::SnapshotError;
 pub(crate) use fold::FoldBase;
 pub(crate) use freeze::thaw_noted;
 pub(crate) use glob::Globs;
-pub use payload::{SnapshotKind, SnapshotPayload};
+pub use payload::{SnapshotKind, SnapshotPayload, VolumePayload};
 
 /// The namespace of the refs of snapshots. One without a name is called by its id.
 pub const SNAPSHOTS_NAMESPACE: &str = "snapshots";

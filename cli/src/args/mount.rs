@@ -49,7 +49,7 @@ pub(crate) struct Umount {
 pub(crate) struct MountInto {
     /// Name of the sandbox
     pub(crate) sandbox: String,
-    /// Name or id of the image or snapshot
+    /// Name or id of the image, snapshot or volume
     pub(crate) name: String,
     /// Where to mount it; what is mounted there takes its leave, but for what is open in it
     pub(crate) path: String,

@@ -1,6 +1,7 @@
 //! `--mount`: what is shown in a sandbox beside its root file system.
 
-use nacre_launcher::{ExtraMount, TreeMount};
+use nacre_launcher::{ExtraMount, TreeMount, VolumeVersion};
+use nacre_snapshotter::OpenedVolume;
 
 use crate::args::MountMode;
 use crate::failure::{Failure, USAGE};
@@ -89,7 +90,7 @@ pub(crate) async fn open(
     Ok(opened)
 }
 
-/// Makes an image or a snapshot readable on this node.
+/// Makes an image, a snapshot or a volume readable on this node.
 pub(crate) async fn open_tree(
     settings: &Settings,
     mount: Asked,
@@ -98,8 +99,14 @@ pub(crate) async fn open_tree(
     let opened = node::open_image(settings, &mount.source, mode.wanted())
         .await?
         .map_err(Failure::of("mount", &mount.source))?;
+    let version = |volume: OpenedVolume| VolumeVersion {
+        id: volume.id,
+        version: volume.version,
+        record: opened.image.clone(),
+        tree: opened.tree.clone(),
+    };
     Ok(TreeMount {
-        volume: None,
+        volume: opened.volume.map(version),
         target: mount.target,
         name: mount.source,
         opened_from: opened.image,

@@ -23,4 +23,5 @@ mod stores;
 mod tar;
 mod tidy;
 mod trace;
+mod volumes;
 mod writes;

@@ -42,6 +42,18 @@ pub struct OpenedImage {
     pub view: PathBuf,
     /// The lower side of an overlay that shows it; the image's own overlay attributes are escaped.
     pub lower: Lower,
+    /// Which version of a volume it is, when it was asked for by a volume's name.
+    #[serde(default)]
+    pub volume: Option<OpenedVolume>,
+}
+
+/// A version of a volume that is readable on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedVolume {
+    /// The volume's id.
+    pub id: String,
+    /// The number of the version.
+    pub version: u64,
 }
 
 /// `GET /v1/info`: what the daemon is.
@@ -325,4 +337,86 @@ pub struct DiffSummary {
     pub bytes_removed: u64,
     /// How long it took.
     pub total_ms: f64,
+}
+
+/// `POST /v1/volumes/create`: make a volume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct CreateVolumeRequest {
+    /// Its name.
+    pub(super) volume: String,
+    /// The image, snapshot or volume whose file system it starts with; nothing without.
+    pub(super) from: Option<String>,
+}
+
+/// `POST /v1/volumes/commit`: make what was written to a mount of a volume its next version.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommitVolume {
+    /// The name of the volume.
+    pub volume: String,
+    /// The id of the volume that is mounted.
+    pub id: String,
+    /// The number of the version that is mounted, or was committed last.
+    pub version: u64,
+    /// The id of its record.
+    pub record: String,
+    /// The root tree that was mounted, or was there when it was committed last.
+    pub tree: String,
+    /// Tells the mount from all others, on any node.
+    pub mount: String,
+    /// The sandbox, for people.
+    pub sandbox: String,
+    /// Its overlay upper directory.
+    pub upper: PathBuf,
+    /// The file in which what is learned of `upper` is kept.
+    pub state: PathBuf,
+    /// The record that is mounted below `upper`.
+    pub lower: String,
+    /// The cgroup of the sandbox's processes, if any live.
+    pub cgroup: Option<String>,
+    /// Merges with what others committed since, if no path was changed by both.
+    pub merge: bool,
+    /// Only tells whether anything was written.
+    pub dry_run: bool,
+}
+
+/// What came of a commit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommittedVolume {
+    /// The name of the volume.
+    pub volume: String,
+    /// The id of the head's record.
+    pub head: String,
+    /// The number of the head's version.
+    pub head_version: u64,
+    /// The number of the version that has what is mounted: the new one, or the one before when
+    /// nothing was committed.
+    pub version: u64,
+    /// The id of that version's record.
+    pub record: String,
+    /// The root tree of what is mounted, as of that version.
+    pub mounted_tree: String,
+    /// Whether it is committed, or was before.
+    pub committed: bool,
+    /// Whether nothing was written since the last commit.
+    pub unchanged: bool,
+    /// Whether what others committed was merged in.
+    pub merged: bool,
+    /// The paths that both sides changed, not to the same, and nothing below these; 10,000 at most.
+    pub conflict: Vec<String>,
+    /// Names that the version which was mounted did not have.
+    pub added: u64,
+    /// Names that stand for something else there, or have other attributes.
+    pub modified: u64,
+    /// Names of it that are gone.
+    pub removed: u64,
+    /// Bytes of files among those.
+    pub bytes_changed: u64,
+    /// Bytes written to the store.
+    pub bytes_uploaded: u64,
+    /// How long the sandbox stood still.
+    pub frozen_ms: f64,
+    /// How long it took.
+    pub total_ms: f64,
+    /// Paths that were left out because they cannot be kept: sockets.
+    pub skipped: Vec<String>,
 }

@@ -14,9 +14,9 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use super::api::{
-    CacheCheck, CachePrune, CacheStats, CreateSnapshot, CreatedSnapshot, DiffLine, DiffRequest,
-    FinishTraceRequest, FinishedTrace, MountMode, NodeInfo, OpenRequest, OpenedImage, PruneRequest,
-    Refusal, VerifyRequest,
+    CacheCheck, CachePrune, CacheStats, CommitVolume, CommittedVolume, CreateSnapshot,
+    CreateVolumeRequest, CreatedSnapshot, DiffLine, DiffRequest, FinishTraceRequest, FinishedTrace,
+    MountMode, NodeInfo, OpenRequest, OpenedImage, PruneRequest, Refusal, VerifyRequest,
 };
 
 /// How long an answer may take; opening an image reads from the store.
@@ -137,6 +137,36 @@ impl Client {
             "/v1/snapshots/create",
             request,
         );
+        call.await
+    }
+
+    /// Makes a volume, and returns the id of its first version's record.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn create_volume(
+        &self,
+        volume: &str,
+        from: Option<&str>,
+    ) -> Result<String, ClientError> {
+        let request = CreateVolumeRequest {
+            volume: volume.to_owned(),
+            from: from.map(str::to_owned),
+        };
+        self.call(Method::POST, "/v1/volumes/create", &request)
+            .await
+    }
+
+    /// Makes what was written to a mount of a volume its next version.
+    ///
+    /// # Errors
+    /// [`ClientError`]. A conflict is none.
+    pub async fn commit_volume(
+        &self,
+        request: &CommitVolume,
+    ) -> Result<CommittedVolume, ClientError> {
+        let path = "/v1/volumes/commit";
+        let call = self.call_within(SNAPSHOT_DEADLINE, Method::POST, path, request);
         call.await
     }
 

@@ -1,4 +1,4 @@
-//! What can be mounted and run: an image or a snapshot.
+//! What can be mounted and run: an image, a snapshot or a volume.
 
 use nacre_blobstore::{
     BlobStore, Record, RecordError, RecordId, RecordKind, StoreError, TreeId, read_ref,
@@ -6,7 +6,8 @@ use nacre_blobstore::{
 
 use super::node::NodeError;
 use crate::image::{Image, ImageError, ImagePayload};
-use crate::snapshot::{Snapshot, snapshot_ref};
+use crate::snapshot::{Snapshot, VolumePayload, snapshot_ref};
+use crate::volume::volume_ref;
 
 /// A record with a file system and the OCI config to run commands in it.
 #[derive(Debug)]
@@ -16,26 +17,38 @@ pub(crate) struct Mountable {
     pub(crate) config: String,
     /// The image at the start of the line: the record itself, if it is an image.
     pub(crate) base: String,
+    /// Of a version of a volume, which.
+    pub(crate) volume: Option<VolumePayload>,
+}
+
+/// What a name stands for now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Located {
+    pub(crate) record: RecordId,
+    /// Whether it is the name of a volume, which may stand for something else later.
+    pub(crate) is_volume: bool,
 }
 
 impl Mountable {
-    /// Returns the id of the image that has a name, or else of the snapshot that has it, or of what
-    /// is named by its id. One request for an image's name, two for a snapshot's, none for an id.
-    pub(crate) async fn locate(store: &dyn BlobStore, name: &str) -> Result<RecordId, NodeError> {
+    /// Returns the image that has a name, or else the snapshot that has it, or else the volume, or
+    /// what is named by its id. One request for an image's name, two for a snapshot's, three for a
+    /// volume's, none for an id.
+    pub(crate) async fn locate(store: &dyn BlobStore, name: &str) -> Result<Located, NodeError> {
+        let located = |record, is_volume| Located { record, is_volume };
         let not_found = match Image::locate(store, name).await {
             Err(error @ ImageError::NotFound(_)) => error,
-            located => return Ok(located?),
+            found => return Ok(located(found?, false)),
         };
-        let Ok(reference) = snapshot_ref(name) else {
-            return Err(not_found.into());
-        };
-        match read_ref(store, &reference)
-            .await
-            .map_err(ImageError::from)?
-        {
-            Some((target, _)) => Ok(target.record),
-            None => Err(not_found.into()),
+        for (reference, is_volume) in [(snapshot_ref(name), false), (volume_ref(name), true)] {
+            let Ok(reference) = reference else {
+                continue;
+            };
+            let found = read_ref(store, &reference).await;
+            if let Some((target, _)) = found.map_err(ImageError::from)? {
+                return Ok(located(target.record, is_volume));
+            }
         }
+        Err(not_found.into())
     }
 
     /// Reads the record that was found for `name`.
@@ -54,11 +67,11 @@ impl Mountable {
                 source,
             })?,
         };
-        let (record, config, base) = match record.kind {
+        let (record, config, base, volume) = match record.kind {
             RecordKind::Image => {
                 let payload: Result<ImagePayload, _> = serde_json::from_slice(&record.payload);
                 let payload = payload.map_err(|_| ImageError::Kind(name.to_owned()))?;
-                (record, payload.config, id.to_string())
+                (record, payload.config, id.to_string(), None)
             }
             RecordKind::Snapshot => {
                 let snapshot = Snapshot::of(name, id, record)?;
@@ -66,6 +79,7 @@ impl Mountable {
                     snapshot.record,
                     snapshot.payload.config,
                     snapshot.payload.base,
+                    snapshot.payload.volume,
                 )
             }
             RecordKind::Trace => return Err(ImageError::Kind(name.to_owned()).into()),
@@ -75,6 +89,7 @@ impl Mountable {
             record,
             config,
             base,
+            volume,
         })
     }
 

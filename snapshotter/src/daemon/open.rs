@@ -10,8 +10,8 @@ use nacre_fs::mount::Lower;
 use nacre_fs::{MetadataMountError, MetadataMounts};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
-use super::api::{MountMode, OpenedImage};
-use super::mountable::Mountable;
+use super::api::{MountMode, OpenedImage, OpenedVolume};
+use super::mountable::{Located, Mountable};
 use super::node::{Node, NodeError};
 
 /// Images whose record is kept in memory; it is immutable, and its name is looked up each time.
@@ -59,7 +59,8 @@ impl Node {
         name: &str,
         wanted: Option<MountMode>,
     ) -> Result<OpenedImage, NodeError> {
-        let image = self.find_image(name).await?;
+        let located = Mountable::locate(&*self.options.store, name).await?;
+        let image = self.read_image(name, located.record).await?;
         let tree = image
             .tree()
             .ok_or_else(|| NodeError::NoTree(name.to_owned()))?;
@@ -108,12 +109,18 @@ impl Node {
             mode,
             view: below("trees"),
             lower,
+            volume: opened_volume(located, &image),
         })
     }
 
-    /// Finds an image or a snapshot by its name or id; its record is read once, however many want it at the same time.
+    /// Finds an image, a snapshot or a volume by its name or id.
     pub(super) async fn find_image(&self, name: &str) -> Result<Arc<Mountable>, NodeError> {
-        let id = Mountable::locate(&*self.options.store, name).await?;
+        let located = Mountable::locate(&*self.options.store, name).await?;
+        self.read_image(name, located.record).await
+    }
+
+    /// Reads the record that was found for `name`, once, however many want it at the same time.
+    async fn read_image(&self, name: &str, id: RecordId) -> Result<Arc<Mountable>, NodeError> {
         let image = {
             let images = self.opening.images.lock();
             let mut images = images.unwrap_or_else(PoisonError::into_inner);
@@ -203,6 +210,15 @@ impl Node {
             ],
         }
     }
+}
+
+/// Says which version of a volume a name stood for.
+fn opened_volume(located: Located, image: &Mountable) -> Option<OpenedVolume> {
+    let version = image.volume.as_ref().filter(|_| located.is_volume)?;
+    Some(OpenedVolume {
+        id: version.id.clone(),
+        version: version.number,
+    })
 }
 
 /// Runs what blocks on a thread for it.

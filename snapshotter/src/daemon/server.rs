@@ -17,8 +17,8 @@ use nacre_blobstore::{CatalogError, ReadError, RecordError, RefError, SecureErro
 use tokio::net::UnixListener;
 
 use super::api::{
-    CreateSnapshot, DiffRequest, FinishTraceRequest, OpenRequest, PruneRequest, Refusal,
-    VerifyRequest,
+    CommitVolume, CreateSnapshot, CreateVolumeRequest, DiffRequest, FinishTraceRequest,
+    OpenRequest, PruneRequest, Refusal, VerifyRequest,
 };
 use super::node::{Node, NodeError};
 use crate::image::ImageError;
@@ -63,6 +63,8 @@ pub async fn serve(
         .route("/v1/images/open", post(open_image))
         .route("/v1/snapshots/create", post(create_snapshot))
         .route("/v1/trees/diff", post(diff_trees))
+        .route("/v1/volumes/create", post(create_volume))
+        .route("/v1/volumes/commit", post(commit_volume))
         .route("/v1/traces/finish", post(finish_trace))
         .route("/v1/daemon/handover", post(hand_over))
         .with_state(node);
@@ -118,6 +120,23 @@ async fn diff_trees(State(node): State<Arc<Node>>, Json(request): Json<DiffReque
         }
         Err(error) => refusal_response(&error),
     }
+}
+
+async fn create_volume(
+    State(node): State<Arc<Node>>,
+    Json(request): Json<CreateVolumeRequest>,
+) -> Response {
+    let from = request.from.as_deref();
+    answer(node.create_volume(&request.volume, from).await)
+}
+
+async fn commit_volume(
+    State(node): State<Arc<Node>>,
+    Json(request): Json<CommitVolume>,
+) -> Response {
+    // As for a snapshot.
+    let committed = tokio::spawn(async move { node.commit_volume(request).await });
+    answer(committed.await.unwrap_or(Err(NodeError::Stopped)))
 }
 
 async fn finish_trace(
@@ -178,9 +197,14 @@ fn class(error: &NodeError) -> (StatusCode, u8) {
 
 fn class_of_snapshot(error: &SnapshotError) -> (StatusCode, u8) {
     match error {
-        SnapshotError::NotFound(_) | SnapshotError::NotDirectory(_) => (StatusCode::NOT_FOUND, 10),
+        SnapshotError::NotFound(_)
+        | SnapshotError::NoVolume(_)
+        | SnapshotError::NoVersion { .. }
+        | SnapshotError::NotDirectory(_) => (StatusCode::NOT_FOUND, 10),
         SnapshotError::Invalid(_) | SnapshotError::Name(_) => (StatusCode::BAD_REQUEST, 2),
         SnapshotError::Changed(_)
+        | SnapshotError::Taken(_)
+        | SnapshotError::Moved(_)
         | SnapshotError::Freeze { .. }
         | SnapshotError::Secure(SecureError::Gone(_) | SecureError::Busy(_) | SecureError::Late)
         | SnapshotError::Ref(RefError::Store {

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nacre_blobstore::{
-    CrashPoint, Lease, PackName, Record, RecordId, RecordKind, Ref, RefError, SecureError,
-    StoreError, TreeId, WriterOptions, load_packs, read_ref, secure, sync_index, write_ref,
+    CrashPoint, ItemKind, Lease, PackName, Record, RecordId, RecordKind, Ref, RefError,
+    SecureError, StoreError, TreeId, WriterOptions, load_packs, read_ref, secure, sync_index,
+    write_ref,
 };
 use tokio::runtime::Handle;
 
@@ -84,7 +85,8 @@ impl Node {
         lease: &Lease,
     ) -> Result<CreatedSnapshot, NodeError> {
         let once = async || {
-            let captured = self.capture(creation).await?;
+            let capture = capture_of(creation)?;
+            let captured = self.capture(&creation.from, capture).await?;
             self.publish(creation, captured, lease).await
         };
         match once().await {
@@ -102,15 +104,33 @@ impl Node {
     }
 
     /// Captures, and finds the packs that the snapshot needs.
-    async fn capture(
+    pub(super) async fn capture(
         &self,
-        creation: &Creation,
+        from: &Mountable,
+        capture: Capture,
     ) -> Result<(Captured, BTreeSet<PackName>), NodeError> {
-        let Creation { request, from, .. } = creation;
-        let base = from
-            .tree()
-            .ok_or_else(|| NodeError::NoTree(request.started_from.clone()))?;
-        let tools = Tools {
+        let tools = self.capture_tools();
+        let base = self.fold_base(from).await;
+        let lower = from.record.packs.clone();
+        let captured = tokio::task::spawn_blocking(move || {
+            let mut captured = tools.capture(&capture)?;
+            let (mut packs, missing) = tools.index.packs_of(captured.items.iter().copied())?;
+            if let Some(item) = missing.first() {
+                return Err(SnapshotError::Missing(item.to_string()));
+            }
+            packs.extend(lower);
+            if tools.should_fold(&packs, &base)? {
+                let (folded, stats) = tools.fold(captured.tree, base)?;
+                captured.stats.bytes_stored += stats.bytes_stored;
+                packs = folded;
+            }
+            Ok((captured, packs))
+        });
+        Ok(captured.await.map_err(|_| NodeError::Stopped)??)
+    }
+
+    pub(super) fn capture_tools(&self) -> Tools {
+        Tools {
             store: Arc::clone(&self.options.store),
             index: Arc::clone(&self.index),
             reader: Arc::clone(&self.reader),
@@ -121,32 +141,19 @@ impl Node {
             },
             runtime: Handle::current(),
             notes: self.options.root.join(FROZEN_FOLDER),
-        };
-        let capture = Capture {
-            upper: request.upper.clone(),
-            state: request.state.clone(),
-            base,
-            cgroup: request.cgroup.clone(),
-            path: request.path.clone(),
-            excludes: Globs::new(&request.excludes).map_err(SnapshotError::Invalid)?,
-        };
-        let base = self.fold_base(from).await;
-        let from = Arc::clone(from);
-        let captured = tokio::task::spawn_blocking(move || {
-            let mut captured = tools.capture(&capture)?;
-            let (mut packs, missing) = tools.index.packs_of(captured.items.iter().copied())?;
-            if let Some(item) = missing.first() {
-                return Err(SnapshotError::Missing(item.to_string()));
-            }
-            packs.extend(&from.record.packs);
-            if tools.should_fold(&packs, &base)? {
-                let (folded, stats) = tools.fold(captured.tree, base)?;
-                captured.stats.bytes_stored += stats.bytes_stored;
-                packs = folded;
-            }
-            Ok((captured, packs))
-        });
-        Ok(captured.await.map_err(|_| NodeError::Stopped)??)
+        }
+    }
+
+    /// Returns the packs that hold items which were just stored, or found stored.
+    pub(super) fn packs_of(
+        &self,
+        items: impl IntoIterator<Item = ItemKind>,
+    ) -> Result<BTreeSet<PackName>, NodeError> {
+        let (packs, missing) = self.index.packs_of(items)?;
+        match missing.first() {
+            Some(item) => Err(SnapshotError::Missing(item.to_string()).into()),
+            None => Ok(packs),
+        }
     }
 
     /// Returns what is never copied when packs are folded: nothing, if the image is gone.
@@ -194,6 +201,7 @@ impl Node {
             labels: request.labels.clone(),
             config: from.config.clone(),
             bytes_changed: captured.bytes_changed(),
+            volume: None,
         };
         let record = record(from, captured.tree, packs, &payload);
         let (id, bytes) = record.encode();
@@ -307,7 +315,7 @@ impl Node {
         }))
     }
 
-    fn milliseconds_since(&self, began: std::time::Duration) -> f64 {
+    pub(super) fn milliseconds_since(&self, began: std::time::Duration) -> f64 {
         let elapsed = self.options.clock.elapsed().saturating_sub(began);
         elapsed.as_secs_f64() * 1000.0
     }
@@ -332,6 +340,20 @@ fn record(
         metadata_images: image.into_iter().collect(),
         payload: payload.encode(),
     }
+}
+
+fn capture_of(creation: &Creation) -> Result<Capture, NodeError> {
+    let Creation { request, from, .. } = creation;
+    Ok(Capture {
+        upper: request.upper.clone(),
+        state: request.state.clone(),
+        base: from
+            .tree()
+            .ok_or_else(|| NodeError::NoTree(request.started_from.clone()))?,
+        cgroup: request.cgroup.clone(),
+        path: request.path.clone(),
+        excludes: Globs::new(&request.excludes).map_err(SnapshotError::Invalid)?,
+    })
 }
 
 fn kind_of(path: &str) -> SnapshotKind {

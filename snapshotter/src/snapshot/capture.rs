@@ -221,8 +221,14 @@ impl Tools {
         Ok(EditedTree { root, trees })
     }
 
-    /// Stores the trees and chunk lists that are not stored yet.
-    fn store_metadata(&self, new: Vec<(ItemKind, Vec<u8>)>) -> Result<WriteStats, SnapshotError> {
+    /// Stores the trees and chunk lists that are not stored yet. Blocks; not for the reactor.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; what was stored by then is garbage.
+    pub(crate) fn store_metadata(
+        &self,
+        new: Vec<(ItemKind, Vec<u8>)>,
+    ) -> Result<WriteStats, SnapshotError> {
         let mut unknown = Vec::new();
         for (item, bytes) in new {
             if self.index.locate(item)?.is_none() {

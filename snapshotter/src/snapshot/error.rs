@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use nacre_blobstore::{
-    CatalogError, ChunkListError, EditError, IndexError, LeaseError, ReadError, RecordError,
-    RefError, RefNameError, SecureError, StoreError, TreeError, WriteError,
+    CatalogError, ChunkListError, EditError, GcError, IndexError, LeaseError, ReadError,
+    RecordError, RefError, RefNameError, SecureError, StoreError, TreeError, WriteError,
 };
 
 use crate::layer::Fault;
@@ -15,6 +15,23 @@ pub enum SnapshotError {
     /// No snapshot has this name or id.
     #[error("no snapshot is called {0:?}")]
     NotFound(String),
+    /// No volume has this name.
+    #[error("no volume is called {0:?}")]
+    NoVolume(String),
+    /// The volume has no version of this number.
+    #[error("volume {volume:?} has no version {number}")]
+    NoVersion {
+        /// The volume.
+        volume: String,
+        /// The number.
+        number: u64,
+    },
+    /// The name of a new volume is not free.
+    #[error("{0:?} is the name of an image, a snapshot or a volume")]
+    Taken(String),
+    /// Others moved the head of a volume each time first, or made another one under its name.
+    #[error("volume {0:?} was changed by others meanwhile")]
+    Moved(String),
     /// The record is not one of a snapshot, or a damaged one.
     #[error("{0:?} is not a snapshot")]
     Kind(String),
@@ -93,6 +110,9 @@ pub enum SnapshotError {
     /// The name is not allowed.
     #[error(transparent)]
     Name(#[from] RefNameError),
+    /// The state of collection cannot be read.
+    #[error(transparent)]
+    Gc(#[from] GcError),
     /// A worker ended without a result.
     #[error("a worker ended early")]
     Stopped,

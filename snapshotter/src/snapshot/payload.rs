@@ -14,6 +14,20 @@ pub enum SnapshotKind {
     Filesystem,
     /// The directory at a path.
     Directory,
+    /// A version of a volume.
+    Volume,
+}
+
+/// Which version of which volume a snapshot is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumePayload {
+    /// The volume's id: 16 random hexadecimal digits.
+    pub id: String,
+    /// The number of the version, from 1 up.
+    pub number: u64,
+    /// The mount that it was committed from, if it was.
+    pub mount: Option<String>,
 }
 
 /// What a snapshot's record holds beside its tree and packs, as JSON.
@@ -43,6 +57,9 @@ pub struct SnapshotPayload {
     pub config: String,
     /// Bytes of files that differ from the base.
     pub bytes_changed: u64,
+    /// Of a version of a volume, which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumePayload>,
 }
 
 impl SnapshotPayload {
@@ -78,6 +95,11 @@ mod tests {
             labels: [("l".to_owned(), "v".to_owned())].into(),
             config: "{}".to_owned(),
             bytes_changed: 7,
+            volume: Some(VolumePayload {
+                id: "i".to_owned(),
+                number: 3,
+                mount: None,
+            }),
         };
         let bytes = payload.encode();
         assert_eq!(SnapshotPayload::decode("x", &bytes).unwrap(), payload);
