@@ -46,10 +46,6 @@ pub(super) enum Broken {
     NoLook,
     /// Writers do not ask whether their lease still holds.
     NoLeaseCheck,
-    /// Writers do not ask how long ago they read the notes.
-    NoSecuredCheck,
-    /// The collector sees no leases.
-    BlindCollector,
     /// The collector deletes past the time for which it has doomed.
     EndlessDoom,
 }
@@ -84,7 +80,6 @@ impl Writer {
                 world: Arc::clone(world),
                 node,
                 is_gc: false,
-                is_blind: false,
             }),
             clock: Arc::new(SimClock {
                 world: Arc::clone(world),
@@ -195,9 +190,7 @@ impl Writer {
             if self.broken != Some(Broken::NoLeaseCheck) {
                 lease.check()?;
             }
-            if self.broken != Some(Broken::NoSecuredCheck) {
-                secured.check(&*self.clock)?;
-            }
+            secured.check(&*self.clock)?;
         }
         let target = Ref {
             record: id,
