@@ -106,7 +106,7 @@ impl Traces {
             };
             let (own, borrowed) = tokio::join!(own, borrowed);
             let own = own.map(|own| (own, true));
-            own.or(borrowed.map(|borrowed| (borrowed, false)))
+            own.or_else(|| borrowed.map(|borrowed| (borrowed, false)))
         });
         Some(Coming { tree, loading })
     }

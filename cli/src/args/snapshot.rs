@@ -81,7 +81,8 @@ pub(crate) struct SnapshotDiff {
 pub(crate) struct SnapshotExport {
     /// Name or id of the snapshot; an image is exported as it is
     pub(crate) name: String,
-    /// Where to: oci:DIR[:TAG] or docker://HOST/REPO:TAG
+    /// Where to
+    #[arg(help = "Where to: oci:DIR[:TAG] or docker://HOST/REPO:TAG")]
     pub(crate) destination: String,
     /// What has the layers of the base image, as for `image add`; needed where they are not there yet
     #[arg(long, value_name = "SOURCE", conflicts_with = "flat")]

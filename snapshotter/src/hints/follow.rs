@@ -215,7 +215,7 @@ struct Wanted {
 impl Wanted {
     fn of(hinted: &Hinted<'_>) -> Self {
         let ranges = match hinted.ranges {
-            [] => vec![0..hinted.size_bytes],
+            [] => std::iter::once(0..hinted.size_bytes).collect(),
             ranges => ranges.to_vec(),
         };
         Self {

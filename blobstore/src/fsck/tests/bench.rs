@@ -117,7 +117,6 @@ impl Bench {
                 .unwrap()
         };
         let (data, tree) = (of(PackKind::Data), of(PackKind::Tree));
-        let payload = Vec::new();
         let (metadata, bytes) =
             encode_metadata_image(root, name.as_bytes(), &Hints::default()).unwrap();
         self.store.put(&metadata.key(), bytes.into()).await.unwrap();
@@ -126,7 +125,7 @@ impl Bench {
             trees: vec![root],
             packs,
             metadata_images: [(root, metadata)].into(),
-            payload,
+            payload: Vec::new(),
         };
         let record = record.write(&*self.store).await.unwrap();
         let reference: RefName = format!("images/{name}").parse().unwrap();

@@ -256,7 +256,7 @@ fn only_large_contents_are_read_in_part() {
     let small = file("usr/bin/small");
     let large = (file("usr/bin/large").0, WHOLE_BYTES_MAX + 1);
     let mut table = Table::default();
-    table.read(small, &[0..4]);
+    table.read(small, &[0..4, 6..8]);
     table.read(large, &[0..4, 10..20]);
     table.add(small, [large, large, small]);
     let hints = table.finish(&[]);
