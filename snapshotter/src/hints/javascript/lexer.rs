@@ -1,5 +1,7 @@
 //! JavaScript text as tokens.
 
+use crate::hints::cursor::Cursor;
+
 /// Nested template literals, after which the text is given up.
 const TEMPLATES_MAX: usize = 64;
 /// The only white space outside of ASCII that real files have.
@@ -30,8 +32,7 @@ pub(super) enum Token<'a> {
 /// Cuts a text into tokens. Takes any bytes for a text.
 #[derive(Debug)]
 pub(super) struct Lexer<'a> {
-    text: &'a [u8],
-    at: usize,
+    cursor: Cursor<'a>,
     /// For each open substitution of a template literal how many braces are open in it.
     templates: Vec<usize>,
     /// Up to here no regular expression begins.
@@ -40,15 +41,13 @@ pub(super) struct Lexer<'a> {
 
 impl<'a> Lexer<'a> {
     pub(super) fn new(text: &'a [u8]) -> Self {
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let mut lexer = Self {
-            text,
-            at: 0,
+            cursor: Cursor::new(text),
             templates: Vec::new(),
             no_pattern_before: 0,
         };
-        if text.starts_with(b"#!") {
-            lexer.skip_while(|byte| !is_end_of_line(byte));
+        if lexer.cursor.text.starts_with(b"#!") {
+            lexer.cursor.skip_while(|byte| !is_end_of_line(byte));
         }
         lexer
     }
@@ -57,7 +56,7 @@ impl<'a> Lexer<'a> {
     /// expression only where `operand` says that a value is expected. `None` at the end.
     pub(super) fn next(&mut self, operand: bool) -> Option<(Token<'a>, bool)> {
         let new_line = self.skip_blank();
-        let first = self.peek(0)?;
+        let first = self.cursor.peek(0)?;
         let token = match first {
             b'"' | b'\'' => Token::Text(self.string(first)),
             b'`' => self.template(false)?,
@@ -67,49 +66,44 @@ impl<'a> Lexer<'a> {
             }
             b'/' if operand && self.pattern() => Token::Pattern,
             _ if is_of_word(first) => {
-                let start = self.at;
-                self.skip_while(is_of_word);
-                Token::Word(self.text.get(start..self.at).unwrap_or_default())
+                let start = self.cursor.at;
+                self.cursor.skip_while(is_of_word);
+                Token::Word(
+                    self.cursor
+                        .text
+                        .get(start..self.cursor.at)
+                        .unwrap_or_default(),
+                )
             }
             _ => self.operator(first),
         };
         Some((token, new_line))
     }
 
-    fn peek(&self, ahead: usize) -> Option<u8> {
-        self.text.get(self.at + ahead).copied()
-    }
-
-    fn rest(&self) -> &'a [u8] {
-        self.text.get(self.at..).unwrap_or_default()
-    }
-
-    fn skip_while(&mut self, wanted: fn(u8) -> bool) {
-        let rest = self.rest();
-        let len = rest.iter().position(|byte| !wanted(*byte));
-        self.at += len.unwrap_or(rest.len());
-    }
-
     /// Skips white space and comments; tells whether an end of line was among them.
     fn skip_blank(&mut self) -> bool {
         let mut new_line = false;
-        while let Some(byte) = self.peek(0) {
-            match (byte, self.peek(1)) {
-                (b'/', Some(b'/')) => self.skip_while(|byte| !is_end_of_line(byte)),
+        while let Some(byte) = self.cursor.peek(0) {
+            match (byte, self.cursor.peek(1)) {
+                (b'/', Some(b'/')) => self.cursor.skip_while(|byte| !is_end_of_line(byte)),
                 (b'/', Some(b'*')) => {
-                    self.at += 2;
-                    while self.at < self.text.len() && !self.rest().starts_with(b"*/") {
-                        new_line |= self.peek(0).is_some_and(is_end_of_line);
-                        self.at += 1;
+                    self.cursor.at += 2;
+                    while self.cursor.at < self.cursor.text.len()
+                        && !self.cursor.rest().starts_with(b"*/")
+                    {
+                        new_line |= self.cursor.peek(0).is_some_and(is_end_of_line);
+                        self.cursor.at += 1;
                     }
-                    self.at = self.text.len().min(self.at + 2);
+                    self.cursor.at = self.cursor.text.len().min(self.cursor.at + 2);
                 }
                 _ if is_end_of_line(byte) => {
                     new_line = true;
-                    self.at += 1;
+                    self.cursor.at += 1;
                 }
-                _ if byte <= b' ' => self.at += 1,
-                _ if self.rest().starts_with(NO_BREAK_SPACE) => self.at += NO_BREAK_SPACE.len(),
+                _ if byte <= b' ' => self.cursor.at += 1,
+                _ if self.cursor.rest().starts_with(NO_BREAK_SPACE) => {
+                    self.cursor.at += NO_BREAK_SPACE.len();
+                }
                 _ => break,
             }
         }
@@ -117,7 +111,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn operator(&mut self, first: u8) -> Token<'a> {
-        self.at += 1;
+        self.cursor.at += 1;
         if let Some(braces) = self.templates.last_mut() {
             match first {
                 b'{' => *braces += 1,
@@ -125,54 +119,61 @@ impl<'a> Lexer<'a> {
                 _ => {}
             }
         }
-        if first == b'.' && self.rest().starts_with(b"..") {
-            self.at += 2;
+        if first == b'.' && self.cursor.rest().starts_with(b"..") {
+            self.cursor.at += 2;
             return Token::Spread;
         }
-        let token = match (first, self.peek(0)) {
+        let token = match (first, self.cursor.peek(0)) {
             (b'=', Some(b'>')) => Token::Arrow,
             (b'+', Some(b'+')) | (b'-', Some(b'-')) => Token::Step,
             _ => return Token::Op(first),
         };
-        self.at += 1;
+        self.cursor.at += 1;
         token
     }
 
     fn string(&mut self, quote: u8) -> &'a [u8] {
-        self.at += 1;
-        let start = self.at;
-        while let Some(byte) = self.peek(0) {
+        self.cursor.at += 1;
+        let start = self.cursor.at;
+        while let Some(byte) = self.cursor.peek(0) {
             if byte == b'\\' {
                 // An escaped end of line may have two bytes.
-                self.at += if self.rest().starts_with(b"\\\r\n") {
+                self.cursor.at += if self.cursor.rest().starts_with(b"\\\r\n") {
                     3
                 } else {
                     2
                 };
             } else if byte == quote {
-                self.at += 1;
-                return self.text.get(start..self.at - 1).unwrap_or_default();
+                self.cursor.at += 1;
+                return self
+                    .cursor
+                    .text
+                    .get(start..self.cursor.at - 1)
+                    .unwrap_or_default();
             } else if is_end_of_line(byte) {
                 break;
             } else {
-                self.at += 1;
+                self.cursor.at += 1;
             }
         }
-        self.text.get(start..self.at).unwrap_or_default()
+        self.cursor
+            .text
+            .get(start..self.cursor.at)
+            .unwrap_or_default()
     }
 
     /// Reads on behind a backtick or the end of a substitution, up to the next backtick or
     /// substitution. `None` where literals are nested too deeply.
     fn template(&mut self, closes: bool) -> Option<Token<'a>> {
-        self.at += 1;
+        self.cursor.at += 1;
         let mut opens = false;
-        while let Some(byte) = self.peek(0) {
-            self.at += 1;
+        while let Some(byte) = self.cursor.peek(0) {
+            self.cursor.at += 1;
             match byte {
-                b'\\' => self.at += 1,
+                b'\\' => self.cursor.at += 1,
                 b'`' => break,
-                b'$' if self.peek(0) == Some(b'{') => {
-                    self.at += 1;
+                b'$' if self.cursor.peek(0) == Some(b'{') => {
+                    self.cursor.at += 1;
                     opens = true;
                     break;
                 }
@@ -187,20 +188,20 @@ impl<'a> Lexer<'a> {
 
     /// Skips a regular expression with its flags, if one ends on this line.
     fn pattern(&mut self) -> bool {
-        if self.at < self.no_pattern_before {
+        if self.cursor.at < self.no_pattern_before {
             return false;
         }
         let mut in_class = false;
-        let mut at = self.at + 1;
-        while let Some(&byte) = self.text.get(at) {
+        let mut at = self.cursor.at + 1;
+        while let Some(&byte) = self.cursor.text.get(at) {
             match byte {
                 b'\n' | b'\r' => break,
                 b'\\' => at += 1,
                 b'[' => in_class = true,
                 b']' => in_class = false,
                 b'/' if !in_class => {
-                    self.at = at + 1;
-                    self.skip_while(is_of_word);
+                    self.cursor.at = at + 1;
+                    self.cursor.skip_while(is_of_word);
                     return true;
                 }
                 _ => {}

@@ -1,5 +1,7 @@
 //! Python text as logical lines.
 
+use crate::hints::cursor::Cursor;
+
 /// Tokens kept of one logical line. What is behind them is skipped: only tables are that long.
 const TOKENS_MAX: usize = 4096;
 /// Columns of a tab stop.
@@ -28,14 +30,14 @@ pub(super) struct Line<'a> {
 /// Cuts a text into logical lines. Takes any bytes for a text.
 #[derive(Debug)]
 pub(super) struct Lexer<'a> {
-    text: &'a [u8],
-    at: usize,
+    cursor: Cursor<'a>,
 }
 
 impl<'a> Lexer<'a> {
     pub(super) fn new(text: &'a [u8]) -> Self {
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        Self { text, at: 0 }
+        Self {
+            cursor: Cursor::new(text),
+        }
     }
 
     /// Reads the next line that has a token. `false` at the end.
@@ -43,10 +45,10 @@ impl<'a> Lexer<'a> {
         line.tokens.clear();
         line.indent = self.indent();
         let mut depth = 0_usize;
-        while let Some(byte) = self.peek(0) {
+        while let Some(byte) = self.cursor.peek(0) {
             match byte {
                 b'\n' | b'\r' => {
-                    self.at += 1;
+                    self.cursor.at += 1;
                     if depth == 0 {
                         if !line.tokens.is_empty() {
                             return true;
@@ -54,8 +56,8 @@ impl<'a> Lexer<'a> {
                         line.indent = self.indent();
                     }
                 }
-                b' ' | b'\t' | b'\x0c' => self.at += 1,
-                b'#' => self.skip_while(|byte| !is_end_of_line(byte)),
+                b' ' | b'\t' | b'\x0c' => self.cursor.at += 1,
+                b'#' => self.cursor.skip_while(|byte| !is_end_of_line(byte)),
                 b'\\' => self.continuation(),
                 _ => {
                     let token = self.token(byte);
@@ -73,40 +75,26 @@ impl<'a> Lexer<'a> {
         !line.tokens.is_empty()
     }
 
-    fn peek(&self, ahead: usize) -> Option<u8> {
-        self.text.get(self.at + ahead).copied()
-    }
-
-    fn rest(&self) -> &'a [u8] {
-        self.text.get(self.at..).unwrap_or_default()
-    }
-
-    fn skip_while(&mut self, wanted: fn(u8) -> bool) {
-        let rest = self.rest();
-        let len = rest.iter().position(|byte| !wanted(*byte));
-        self.at += len.unwrap_or(rest.len());
-    }
-
     /// Skips the indentation of a line and returns its width.
     fn indent(&mut self) -> usize {
         let mut columns = 0_usize;
-        while let Some(byte) = self.peek(0) {
+        while let Some(byte) = self.cursor.peek(0) {
             columns = match byte {
                 b' ' => columns + 1,
                 b'\t' => (columns / TAB + 1) * TAB,
                 b'\x0c' => 0,
                 _ => break,
             };
-            self.at += 1;
+            self.cursor.at += 1;
         }
         columns
     }
 
     /// Skips a backslash with the end of the line behind it.
     fn continuation(&mut self) {
-        self.at += if self.rest().starts_with(b"\\\r\n") {
+        self.cursor.at += if self.cursor.rest().starts_with(b"\\\r\n") {
             3
-        } else if matches!(self.peek(1), Some(b'\n' | b'\r')) {
+        } else if matches!(self.cursor.peek(1), Some(b'\n' | b'\r')) {
             2
         } else {
             1
@@ -119,21 +107,21 @@ impl<'a> Lexer<'a> {
             return Token::Text(self.string(first));
         }
         if is_of_name(first) {
-            let rest = self.rest();
-            self.skip_while(is_of_name);
+            let rest = self.cursor.rest();
+            self.cursor.skip_while(is_of_name);
             let name = rest
-                .get(..rest.len() - self.rest().len())
+                .get(..rest.len() - self.cursor.rest().len())
                 .unwrap_or_default();
-            return match self.peek(0) {
+            return match self.cursor.peek(0) {
                 Some(quote @ (b'"' | b'\'')) if is_string_prefix(name) => {
                     Token::Text(self.string(quote))
                 }
                 _ => Token::Name(name),
             };
         }
-        self.at += 1;
-        if first == b':' && self.peek(0) == Some(b'=') {
-            self.at += 1;
+        self.cursor.at += 1;
+        if first == b':' && self.cursor.peek(0) == Some(b'=') {
+            self.cursor.at += 1;
             return Token::Op(b'=');
         }
         Token::Op(first)
@@ -144,31 +132,39 @@ impl<'a> Lexer<'a> {
     /// several strings in a row.
     fn string(&mut self, quote: u8) -> &'a [u8] {
         let triple = [quote; 3];
-        let is_triple = self.rest().starts_with(&triple);
+        let is_triple = self.cursor.rest().starts_with(&triple);
         let end: &[u8] = if is_triple { &triple } else { &triple[..1] };
-        self.at += end.len();
-        let start = self.at;
+        self.cursor.at += end.len();
+        let start = self.cursor.at;
         let is_special =
             |byte: u8| byte == quote || byte == b'\\' || (!is_triple && is_end_of_line(byte));
-        while let Some(len) = self.rest().iter().position(|byte| is_special(*byte)) {
-            self.at += len;
-            let rest = self.rest();
+        while let Some(len) = self.cursor.rest().iter().position(|byte| is_special(*byte)) {
+            self.cursor.at += len;
+            let rest = self.cursor.rest();
             if rest.starts_with(b"\\\r\n") {
-                self.at += 3;
+                self.cursor.at += 3;
             } else if rest.starts_with(b"\\") {
-                self.at += 2;
+                self.cursor.at += 2;
             } else if rest.starts_with(end) {
-                let body = self.text.get(start..self.at).unwrap_or_default();
-                self.at += end.len();
+                let body = self
+                    .cursor
+                    .text
+                    .get(start..self.cursor.at)
+                    .unwrap_or_default();
+                self.cursor.at += end.len();
                 return body;
             } else if is_triple {
-                self.at += 1;
+                self.cursor.at += 1;
             } else {
-                return self.text.get(start..self.at).unwrap_or_default();
+                return self
+                    .cursor
+                    .text
+                    .get(start..self.cursor.at)
+                    .unwrap_or_default();
             }
         }
-        self.at = self.text.len();
-        self.text.get(start..).unwrap_or_default()
+        self.cursor.at = self.cursor.text.len();
+        self.cursor.text.get(start..).unwrap_or_default()
     }
 }
 
