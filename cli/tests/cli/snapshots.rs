@@ -386,18 +386,19 @@ fn another_node_shows_a_snapshot_as_soon_as_it_is_made() {
     found.assert_equal("on another node");
 }
 
+/// The points of a capture and of its record.
+pub(crate) const CAPTURE_POINTS: [CrashPoint; 6] = [
+    CrashPoint::PackPutBefore,
+    CrashPoint::PackPutAfter,
+    CrashPoint::IndexPutAfter,
+    CrashPoint::DataFinished,
+    CrashPoint::TreesFinished,
+    CrashPoint::RecordPutAfter,
+];
+
 #[test]
 fn a_daemon_may_be_killed_at_every_point_of_a_snapshot() {
-    let points = [
-        CrashPoint::PackPutBefore,
-        CrashPoint::PackPutAfter,
-        CrashPoint::IndexPutAfter,
-        CrashPoint::DataFinished,
-        CrashPoint::TreesFinished,
-        CrashPoint::RecordPutAfter,
-        CrashPoint::RefChanged,
-    ];
-    for point in points {
+    for point in CAPTURE_POINTS.into_iter().chain([CrashPoint::RefChanged]) {
         let node = node_with_box();
         node.ok(&["run", "-d", "--name", "s", "box", "sleep", "1000"]);
         // This daemon dies there, and its keeper starts one that does not.

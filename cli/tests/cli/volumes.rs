@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::mounts::{merged, sh, wait_for};
 use crate::node::{Node, pause};
-use crate::snapshots::node_with_box;
+use crate::snapshots::{CAPTURE_POINTS, node_with_box};
 
 const BUSY: i32 = 11;
 const USAGE: i32 = 2;
@@ -433,17 +433,8 @@ fn no_commit_of_eight_writers_on_two_nodes_is_lost() {
 
 #[test]
 fn a_daemon_may_be_killed_at_every_point_of_a_commit() {
-    let points = [
-        CrashPoint::PackPutBefore,
-        CrashPoint::PackPutAfter,
-        CrashPoint::IndexPutAfter,
-        CrashPoint::DataFinished,
-        CrashPoint::TreesFinished,
-        CrashPoint::RecordPutAfter,
-        CrashPoint::VersionKept,
-        CrashPoint::RefChanged,
-    ];
-    for point in points {
+    let of_volumes = [CrashPoint::VersionKept, CrashPoint::RefChanged];
+    for point in CAPTURE_POINTS.into_iter().chain(of_volumes) {
         let node = node_with_box();
         node.ok(&["volume", "create", "vol"]);
         let run = [
