@@ -5,9 +5,9 @@
 //!    keeps neighbours together   bounded queue              one open pack     bounded uploads
 //! ```
 //! Items that the index knows, or that another stream of the same writer has taken, are not stored
-//! again, unless copies are asked for. Whoever relies on that holds a [`Lease`](crate::Lease). A pack is in the local index only
-//! once it and the copy of its index are durable. A pack's frames are put in order when it is full: by
-//! affinity, then by stream, then as they came.
+//! again, unless copies are asked for. Whoever relies on that holds a [`Lease`](crate::Lease). A pack
+//! is in the local index only once it and the copy of its index are durable. A pack's frames are put
+//! in order when it is full: by affinity, then by stream, then as they came.
 
 mod assembler;
 mod stream;

@@ -34,8 +34,8 @@ impl TreeReader for StagedTrees {
     }
 }
 
-/// Stores the metadata image of `root`, with the hints of its files, unless it is there; returns its id and the bytes that it
-/// took. `None` for a tree that EROFS cannot hold: nodes serve that by FUSE.
+/// Stores the metadata image of `root`, with the hints of its files, unless it is there; returns its
+/// id and the bytes that it took. `None` for a tree that EROFS cannot hold: nodes serve that by FUSE.
 pub(super) async fn store_image(
     store: &dyn BlobStore,
     root: TreeId,
