@@ -133,12 +133,6 @@ where
         wait(result?).await
     }
 
-    /// Returns how many runs are under way.
-    #[cfg(test)]
-    pub(super) fn count(&self) -> usize {
-        lock(&self.running).len()
-    }
-
     /// Announces a run for `key`, unless one is under way or `landed` finds that one has ended.
     pub(super) fn announce(&self, key: K, landed: impl Fn() -> bool) -> Option<Announced<K, T>> {
         let mut running = lock(&self.running);

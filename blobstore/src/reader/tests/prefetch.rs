@@ -1,5 +1,7 @@
 //! Fetching ahead: what is asked of the store, and that nobody who reads is worse off.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use futures::StreamExt;
 use tokio::sync::Semaphore;
 
@@ -47,6 +49,8 @@ fn requests(bench: &Bench) -> u64 {
 struct Narrow {
     inner: Origin,
     wide: Semaphore,
+    /// Requests that were held up.
+    held: AtomicUsize,
     frame_bytes: u64,
 }
 
@@ -62,6 +66,7 @@ impl ChunkSource for Narrow {
         range: std::ops::Range<u64>,
     ) -> Result<UnverifiedBytes, StoreError> {
         if range.end - range.start > self.frame_bytes {
+            self.held.fetch_add(1, Ordering::SeqCst);
             self.wide.acquire().await.unwrap().forget();
         }
         self.inner.fetch(pack, range).await
@@ -140,17 +145,17 @@ async fn readers_of_a_range_wait_for_it_and_others_pass_it() {
     let source = Arc::new(Narrow {
         inner: Origin::new(bench.store()),
         wide: Semaphore::new(0),
+        held: AtomicUsize::new(0),
         frame_bytes: 100,
     });
     let sources = vec![Arc::clone(&source) as Arc<dyn ChunkSource>];
     let reader = Arc::new(Reader::new(Arc::clone(&bench.index), sources, NOT_AHEAD));
     let ahead = tokio::spawn(reader.prefetch(items(0..20)).collect::<Vec<_>>());
     let waiting = {
-        let reader = Arc::clone(&reader);
-        // Until the range is under way the chunk is fetched alone, as ever. One flight may be that of
-        // the other reader.
+        let (reader, source) = (Arc::clone(&reader), Arc::clone(&source));
+        // Until all frames of the range are announced the chunk is fetched alone, as ever.
         tokio::spawn(async move {
-            while reader.shared.flights.count() < 2 {
+            while source.held.load(Ordering::SeqCst) == 0 {
                 tokio::task::yield_now().await;
             }
             reader.chunk(chunk(4).id()).await
