@@ -52,7 +52,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
-use nacre_blobstore::{Clock, ContentId, ReadError};
+use nacre_blobstore::{CHUNK_BYTES_MAX, Clock, ContentId, ReadError};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -64,7 +64,7 @@ pub use survey::{NodeCacheCheck, NodeCachePrune, NodeCacheUsage};
 use crate::ContentReader;
 use counters::Counters;
 use fetch::{Inner, answered};
-use layout::Layout;
+use layout::{Layers, Layout};
 use load::Walk;
 use local::{Local, Locals, off_reactor, read_file};
 use names::Names;
@@ -245,10 +245,7 @@ impl NodeCache {
         let range = offset_bytes..end_bytes;
         let watch = self.watch();
         for _ in 0..ATTEMPTS_MAX {
-            let local = match self.inner.locals.get(content) {
-                Some(local) => local,
-                None => self.open_local(content, size_bytes).await?,
-            };
+            let local = self.local(content, size_bytes).await?;
             let file = match &local {
                 Local::Complete(file) => Some(file.as_ref()),
                 Local::Partial(partial) => {
@@ -281,7 +278,18 @@ impl NodeCache {
         })
     }
 
-    /// Fetches a content of one chunk or opens a larger one, so that it can be read.
+    /// Returns what the node has of a content.
+    async fn local(&self, content: ContentId, size_bytes: u64) -> Result<Local, ReadError> {
+        match self.inner.locals.get(content) {
+            Some(local) => Ok(local),
+            None if is_small(size_bytes) && self.inner.quota.is_absent(content) => {
+                Ok(Local::Absent)
+            }
+            None => self.open_local(content, size_bytes).await,
+        }
+    }
+
+    /// Opens what the node has of a content, and begins a file for a larger one.
     fn open_local(&self, content: ContentId, size_bytes: u64) -> Flight<Result<Local, ReadError>> {
         let stopped = Err(ReadError::Stopped(content.to_string()));
         let inner = Arc::clone(&self.inner);
@@ -311,7 +319,7 @@ impl NodeCache {
                 })
             }
             Local::Absent | Local::Complete(_) => {
-                let whole = self.fetch_small(content, size_bytes).await;
+                let whole = self.fetch_small(content, size_bytes, Layers::Store).await;
                 whole.and_then(|whole| part(content, &whole, 0, &range))
             }
         };
@@ -327,12 +335,18 @@ impl NodeCache {
         read
     }
 
-    fn fetch_small(&self, content: ContentId, size: u64) -> Flight<Result<Bytes, ReadError>> {
+    /// Fetches a content of one chunk into the store at least, as nobody but the first says where.
+    fn fetch_small(
+        &self,
+        content: ContentId,
+        size_bytes: u64,
+        layers: Layers,
+    ) -> Flight<Result<Bytes, ReadError>> {
         let stopped = Err(ReadError::Stopped(content.to_string()));
         let inner = Arc::clone(&self.inner);
         self.flights
             .join((content, 0), &self.tasks, stopped, |answer| async move {
-                inner.fetch_small(content, size, answer).await;
+                inner.fetch_small(content, size_bytes, layers, answer).await;
             })
     }
 
@@ -399,6 +413,11 @@ impl NodeCache {
             drop(self.fetch_chunk(content, partial, index));
         }
     }
+}
+
+/// Tells whether a content has one chunk, which is all of it.
+const fn is_small(size_bytes: u64) -> bool {
+    size_bytes <= CHUNK_BYTES_MAX as u64
 }
 
 /// Cuts out of `bytes`, which start at `start_bytes` of a content, what lies in `range`.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use futures::{StreamExt, stream};
 use nacre_blobstore::{ChunkId, ContentId, ReadError};
 
+use super::layout::Layers;
 use super::local::Local;
 use super::{NodeCache, READ_FAN_OUT};
 
@@ -20,10 +21,7 @@ impl NodeCache {
         size_bytes: u64,
         range: Range<u64>,
     ) -> Result<Vec<(u32, ChunkId)>, ReadError> {
-        let local = match self.inner.locals.get(content) {
-            Some(local) => local,
-            None => self.open_local(content, size_bytes).await?,
-        };
+        let local = self.local(content, size_bytes).await?;
         Ok(match &local {
             Local::Complete(_) | Local::Wrong => Vec::new(),
             Local::Absent => vec![(0, content.as_single_chunk())],
@@ -49,13 +47,13 @@ impl NodeCache {
         size_bytes: u64,
         chunks: Range<u32>,
     ) -> Result<(), ReadError> {
-        let local = match self.inner.locals.get(content) {
-            Some(local) => local,
-            None => self.open_local(content, size_bytes).await?,
-        };
+        let local = self.local(content, size_bytes).await?;
         match &local {
             Local::Complete(_) | Local::Wrong => Ok(()),
-            Local::Absent => self.fetch_small(content, size_bytes).await.map(drop),
+            Local::Absent => self
+                .fetch_small(content, size_bytes, Layers::Store)
+                .await
+                .map(drop),
             Local::Partial(partial) => {
                 let count = partial.list.extents().len();
                 let missing = chunks

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use nacre_blobstore::{CHUNK_BYTES_MAX, Chunk, Clock, ContentId, ReadError};
+use nacre_blobstore::{Chunk, Clock, ContentId, ReadError};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::counters::Counters;
-use super::layout::Layout;
+use super::is_small;
+use super::layout::{Layers, Layout};
 use super::local::{Local, Locals, off_reactor, read_file};
 use super::names::Names;
 use super::partial::Partial;
@@ -44,7 +45,7 @@ impl Inner {
         if let Some(file) = complete.await.flatten() {
             return Ok(self.locals.insert(content, Local::Complete(Arc::new(file))));
         }
-        if size_bytes <= CHUNK_BYTES_MAX as u64 {
+        if is_small(size_bytes) {
             return Ok(Local::Absent);
         }
         let list = self.reader.chunk_list(content, size_bytes).await?;
@@ -67,6 +68,7 @@ impl Inner {
         self: Arc<Self>,
         content: ContentId,
         size_bytes: u64,
+        layers: Layers,
         answer: oneshot::Sender<Result<Bytes, ReadError>>,
     ) {
         // Another flight may have ended since the reader looked.
@@ -93,7 +95,7 @@ impl Inner {
         };
         answered(answer, Ok(chunk.bytes().clone()));
         let inner = Arc::clone(&self);
-        let published = off_reactor(move || inner.publish(content, chunk.bytes())).await;
+        let published = off_reactor(move || inner.publish(content, layers, chunk.bytes())).await;
         if let Some(file) = published.and_then(|file| self.stored(file)) {
             drop(self.locals.insert(content, Local::Complete(Arc::new(file))));
         }

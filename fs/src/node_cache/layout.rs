@@ -37,6 +37,15 @@ const FOLDERS: [&str; 6] = [
     "trash",
 ];
 
+/// Where a content is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layers {
+    /// For lookups to come.
+    Store,
+    /// Also in the arrivals, for a lookup that waits.
+    Both,
+}
+
 /// The folders of an open node cache.
 #[derive(Debug)]
 pub(super) struct Layout {
@@ -166,6 +175,11 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             linked => linked,
         }
+    }
+
+    /// Tells whether a content has its second name.
+    pub(super) fn is_arrival(&self, content: ContentId) -> bool {
+        self.sharded("arrivals", content).exists()
     }
 
     /// Takes the second name of a content away; an only name becomes one in the store.

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use nacre_blobstore::{ContentId, ReadError};
 
-use super::NodeCache;
+use super::layout::Layers;
 use super::local::off_reactor;
+use super::{NodeCache, is_small};
 
 /// Where a content is after [`NodeCache::place`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,17 +33,22 @@ impl NodeCache {
     /// Any [`ReadError`] of the reader, never one of the local disk.
     pub async fn place(&self, content: ContentId, size_bytes: u64) -> Result<Placed, ReadError> {
         let watch = self.watch();
-        if self.link(content, size_bytes).await? {
+        let absent = self.inner.quota.is_absent(content);
+        if !absent && self.link(content, size_bytes).await? {
             self.observe(watch, content, size_bytes, 0..size_bytes, false);
             return Ok(Placed::Local);
         }
-        if size_bytes > nacre_blobstore::CHUNK_BYTES_MAX as u64 {
+        if !is_small(size_bytes) {
             return Ok(Placed::Unstored);
         }
-        self.fetch_small(content, size_bytes).await?;
+        self.fetch_small(content, size_bytes, Layers::Both).await?;
         self.observe(watch, content, size_bytes, 0..size_bytes, true);
         self.flights.landed((content, 0)).await;
-        Ok(if self.link(content, size_bytes).await? {
+        // A flight that a read began gives one name alone. The name is one system call old here,
+        // so that looking for it reads no disk.
+        let linked =
+            self.inner.layout.is_arrival(content) || self.link(content, size_bytes).await?;
+        Ok(if linked {
             Placed::Local
         } else {
             Placed::Unstored

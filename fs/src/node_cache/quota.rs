@@ -196,6 +196,12 @@ impl Quota {
         self.counted.notify_all();
     }
 
+    /// Tells whether nothing of a content is on the disk for certain, without a look at the disk.
+    pub(super) fn is_absent(&self, content: ContentId) -> bool {
+        let state = self.state();
+        state.loaded && state.table.bytes_of(content).is_none()
+    }
+
     /// Waits for [`Quota::loaded`], and tells whether it came in time. Blocks.
     pub(super) fn wait_loaded(&self, deadline: Duration) -> bool {
         let waited = self

@@ -6,7 +6,7 @@ use std::io;
 use nacre_blobstore::{Chunk, ContentId};
 
 use super::fetch::Inner;
-use super::layout::bytes_on_disk;
+use super::layout::{Layers, bytes_on_disk};
 use super::partial::Partial;
 
 impl Inner {
@@ -44,13 +44,22 @@ impl Inner {
         self.layout.link_arrival(content).map(|()| true)
     }
 
-    /// Writes a content of one chunk into the store and returns it open.
-    pub(super) fn publish(&self, content: ContentId, bytes: &[u8]) -> io::Result<File> {
+    /// Writes a content of one chunk into the store, gives it its second name if that is wanted, and
+    /// returns it open.
+    pub(super) fn publish(
+        &self,
+        content: ContentId,
+        layers: Layers,
+        bytes: &[u8],
+    ) -> io::Result<File> {
         self.storing(bytes.len() as u64, 1, || {
             let file = self.layout.write_incoming(content, bytes)?;
             let _names = self.names.lock(content);
             self.layout.publish(content)?;
             self.note(content, &file);
+            if layers == Layers::Both {
+                self.layout.link_arrival(content)?;
+            }
             Ok(file)
         })
     }

@@ -36,6 +36,23 @@ async fn a_placed_content_has_two_names_when_the_answer_comes() {
 }
 
 #[tokio::test]
+async fn a_placement_that_joins_a_read_gives_both_names_too() {
+    let node = Node::new();
+    node.loaded();
+    node.reader.delay(Duration::from_millis(20));
+    let content = node.reader.add_content(b"read first", CHUNK_BYTES);
+    let read = node.cache.read(content, 10, 0, 10);
+    // Polled in this order, so that the fetch is the read's, which needs one name.
+    let (read, placed) = tokio::join!(biased; read, node.cache.place(content, 10));
+    assert_eq!(read.unwrap(), b"read first"[..]);
+    assert_eq!(placed.unwrap(), Placed::Local);
+    for folder in ["store", "arrivals"] {
+        assert_eq!(fs::read(node.file(folder, content)).unwrap(), b"read first");
+    }
+    assert_eq!(node.reader.chunk_reads(), 1);
+}
+
+#[tokio::test]
 async fn arrivals_are_empty_after_a_start_and_garbled_ones_are_fetched_again() {
     let node = Node::new();
     let contents: Vec<_> = (0..3).map(|seed| pseudo_random(5_000, seed)).collect();
