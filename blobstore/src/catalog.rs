@@ -8,10 +8,13 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::pack::{INDEX_BYTES_MAX, PackIndex, PackIndexError, PackKind, PackName, TRAILER_BYTES};
 use crate::pack_loader::AWAITED_PACKS_MAX;
-use crate::{BlobStore, ChunkIndex, IndexError, StoreError};
+use crate::{BlobStore, ChunkIndex, GcError, IndexError, StoreError, gc};
 
 /// Indexes that are fetched at once at most.
 pub(crate) const FETCHES_MAX: usize = 32;
+
+/// Packs that are looked at for one that is gone.
+const FOLLOWED_MAX: usize = 256;
 
 /// Why packs could not be made known.
 #[derive(Debug, thiserror::Error)]
@@ -54,14 +57,83 @@ pub async fn load_packs(
         }
     }
     let mut fetched = stream::iter(unknown)
-        .map(|name| async move { Ok::<_, CatalogError>((name, fetch_index(store, name).await?)) })
+        .map(|name| async move { Ok::<_, CatalogError>((name, fetch_indexes(store, name).await?)) })
         .buffer_unordered(FETCHES_MAX);
     while let Some((name, packed)) = fetched.try_next().await? {
         let index = Arc::clone(index);
-        let inserted = tokio::task::spawn_blocking(move || index.insert(name, &packed));
+        let inserted = tokio::task::spawn_blocking(move || insert_for(&index, name, &packed));
         inserted.await.map_err(|_| CatalogError::Stopped)??;
     }
     Ok(())
+}
+
+/// Adds what was fetched for a pack: its own index, or those of the packs that it moved to.
+pub(crate) fn insert_for(
+    index: &ChunkIndex,
+    name: PackName,
+    packed: &[(PackName, PackIndex)],
+) -> Result<(), IndexError> {
+    for (found, packed) in packed {
+        index.insert(*found, packed)?;
+    }
+    if packed.iter().all(|(found, _)| *found != name) {
+        index.note_moved(name)?;
+    }
+    Ok(())
+}
+
+/// Reads the index of a pack, or if that is gone, those of the packs that hold what was needed of
+/// it.
+///
+/// # Errors
+/// [`CatalogError`]; [`StoreError::NotFound`] inside when neither is there.
+pub(crate) async fn fetch_indexes(
+    store: &Arc<dyn BlobStore>,
+    name: PackName,
+) -> Result<Vec<(PackName, PackIndex)>, CatalogError> {
+    match fetch_index(store, name).await {
+        Err(error @ CatalogError::Store(StoreError::NotFound(_))) => {
+            let found = fetch_moved(store, name).await?;
+            found.ok_or(error)
+        }
+        fetched => Ok(vec![(name, fetched?)]),
+    }
+}
+
+/// Reads the indexes of the packs that hold what was needed of a pack that is gone; `None` when
+/// nothing is known of them.
+pub(crate) async fn fetch_moved(
+    store: &Arc<dyn BlobStore>,
+    name: PackName,
+) -> Result<Option<Vec<(PackName, PackIndex)>>, CatalogError> {
+    let mut seen = BTreeSet::from([name]);
+    let mut pending = vec![name];
+    let mut found = Vec::new();
+    let mut lost = 0;
+    while let Some(gone) = pending.pop() {
+        let successors = match gc::successors(&**store, gone).await {
+            Ok(successors) => successors,
+            Err(GcError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%error, "follow a pack that moved");
+                None
+            }
+        };
+        let Some(successors) = successors else {
+            lost += 1;
+            continue;
+        };
+        for next in successors {
+            if !seen.insert(next) || seen.len() > FOLLOWED_MAX {
+                continue;
+            }
+            match fetch_index(store, next).await {
+                Err(CatalogError::Store(StoreError::NotFound(_))) => pending.push(next),
+                fetched => found.push((next, fetched?)),
+            }
+        }
+    }
+    Ok((lost == 0 || !found.is_empty()).then_some(found))
 }
 
 /// Makes `index` know exactly the packs that the store has with copies of their indexes.

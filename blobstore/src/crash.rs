@@ -24,6 +24,18 @@ pub enum CrashPoint {
     VersionKept,
     /// The ref is changed; the lease is still held.
     RefChanged,
+    /// A snapshot is staged and noted as pending, and nobody was told.
+    PendingNoted,
+    /// The upload of a pending snapshot: one more object of a pack is in the store.
+    UploadObjectPut,
+    /// All its packs and its record are in the store.
+    UploadRecordPut,
+    /// Its key names it in the store, its name does not.
+    UploadKeyClaimed,
+    /// Its name is in the store, and it is still noted as pending.
+    UploadNamed,
+    /// It is noted no more, and what was staged is still there.
+    PendingForgotten,
     /// Collection: objects are on a note of what is condemned.
     GcCondemned,
     /// Collection: notes say that what is on them is about to be deleted.
@@ -34,6 +46,12 @@ pub enum CrashPoint {
     GcObjectDeleted,
     /// Collection: all that was on a note is deleted, and the note.
     GcNoteDeleted,
+    /// Collection: what is needed of mostly empty packs is in a new one, and nothing says so.
+    RepackPut,
+    /// Collection: a note says where what was needed of a pack is.
+    RepackMoved,
+    /// Collection: such a note has lost records that are about to be deleted.
+    RepackForgotten,
     /// Collection: all that was due is deleted, nothing new is condemned.
     GcSwept,
 }
@@ -51,14 +69,27 @@ impl CrashPoint {
         Self::RefChanged,
     ];
 
+    /// All points of a snapshot that is pending, after it was staged.
+    pub const PENDING: [Self; 6] = [
+        Self::PendingNoted,
+        Self::UploadObjectPut,
+        Self::UploadRecordPut,
+        Self::UploadKeyClaimed,
+        Self::UploadNamed,
+        Self::PendingForgotten,
+    ];
+
     /// All points of a collection.
-    pub const COLLECTION: [Self; 6] = [
+    pub const COLLECTION: [Self; 9] = [
         Self::GcCondemned,
         Self::GcDoomed,
         Self::GcMarked,
         Self::GcObjectDeleted,
         Self::GcNoteDeleted,
         Self::GcSwept,
+        Self::RepackPut,
+        Self::RepackMoved,
+        Self::RepackForgotten,
     ];
 
     /// Returns the point's name, as a test gives it on a command line.
@@ -73,12 +104,21 @@ impl CrashPoint {
             Self::RecordPutAfter => "record-put-after",
             Self::VersionKept => "version-kept",
             Self::RefChanged => "ref-changed",
+            Self::PendingNoted => "pending-noted",
+            Self::UploadObjectPut => "upload-object-put",
+            Self::UploadRecordPut => "upload-record-put",
+            Self::UploadKeyClaimed => "upload-key-claimed",
+            Self::UploadNamed => "upload-named",
+            Self::PendingForgotten => "pending-forgotten",
             Self::GcCondemned => "gc-condemned",
             Self::GcDoomed => "gc-doomed",
             Self::GcMarked => "gc-marked",
             Self::GcObjectDeleted => "gc-object-deleted",
             Self::GcNoteDeleted => "gc-note-deleted",
             Self::GcSwept => "gc-swept",
+            Self::RepackPut => "repack-put",
+            Self::RepackMoved => "repack-moved",
+            Self::RepackForgotten => "repack-forgotten",
         }
     }
 }

@@ -104,7 +104,18 @@ pub async fn fsck(
     report.bytes = sizes.values().sum();
     check_packs(&store, &index, &sizes, &mut report).await?;
 
-    let needed: BTreeSet<PackName> = records.iter().flat_map(|r| r.1.packs.clone()).collect();
+    let moves = match gc::Moves::read(&*store).await {
+        Ok(moves) => moves,
+        Err(GcError::Store(error)) => return Err(error.into()),
+        Err(error) => {
+            report.problems.push(error.to_string());
+            gc::Moves::default()
+        }
+    };
+    let needed = records
+        .iter()
+        .flat_map(|(id, record)| moves.resolve(*id, &record.packs));
+    let needed: BTreeSet<PackName> = needed.collect();
     for name in needed.iter().filter(|name| !sizes.contains_key(name)) {
         report
             .problems

@@ -14,15 +14,19 @@
 //! Deletes go in the reverse order of writes: refs, records, metadata images, trees, chunks. A run
 //! may die anywhere: its notes stay, and the next run goes on. One run at a time, by a lease.
 
+mod census;
 mod condemn;
 mod condemned;
 mod epoch;
 mod expire;
 mod mark;
+mod moved;
+mod repack;
 mod rescue;
 mod sweep;
 mod usage;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,11 +34,16 @@ use std::time::Duration;
 use crate::crash::CrashHook;
 use crate::envelope::EnvelopeError;
 use crate::refs::RefError;
-use crate::{BlobStore, Clock, Key, Lease, LeaseError, Record, RecordError, RefName, StoreError};
+use crate::{
+    BlobStore, Clock, Key, Lease, LeaseError, PackName, Record, RecordError, RefName, StoreError,
+};
 
 pub(crate) use condemned::condemned_keys;
 pub use condemned::{Collected, CollectedKind, Condemned};
 pub use epoch::{Epoch, read_epoch};
+pub use moved::{Moved, resolve_packs};
+pub(crate) use moved::{Moves, successors};
+pub use repack::{REPACK_BYTES_MAX, REPACK_SHARE_PERCENT};
 pub use rescue::{SECURED_FOR, SecureError, Secured, secure};
 pub use usage::{RootUsage, Usage, usage};
 
@@ -57,6 +66,11 @@ pub struct GcOptions {
     pub hold: Duration,
     /// Only tell what would happen.
     pub dry_run: bool,
+    /// Bytes that are copied at most to free packs of which little is needed; 0 to leave all as
+    /// they are, which saves the reading of all trees.
+    pub repack_bytes: u64,
+    /// Packs of which less than so many percent are needed are repacked.
+    pub repack_share_percent: u64,
     /// Who collects, for people.
     pub holder: String,
     /// Which refs are deleted because their time is over. None by default.
@@ -72,6 +86,8 @@ impl Default for GcOptions {
         Self {
             hold: GC_HOLD,
             dry_run: false,
+            repack_bytes: REPACK_BYTES_MAX,
+            repack_share_percent: REPACK_SHARE_PERCENT,
             holder: String::new(),
             expiry: None,
             progress: None,
@@ -124,6 +140,14 @@ pub struct GcReport {
     pub rescued: u64,
     /// Objects that were deleted: packs, records and metadata images.
     pub deleted: u64,
+    /// Packs of which so little is needed that they are worth repacking.
+    pub sparse: u64,
+    /// Bytes that this would free.
+    pub bytes_sparse: u64,
+    /// Packs that were repacked: nothing needs them any more.
+    pub repacked: u64,
+    /// Bytes of the packs that were written in their place.
+    pub bytes_repacked: u64,
     /// Leases that keep objects from being deleted whose hold is over.
     pub leases: u64,
 }
@@ -168,6 +192,8 @@ struct Run {
     options: GcOptions,
     marked: Marked,
     report: GcReport,
+    /// Packs that something moved to and that are there.
+    listed_moves: BTreeSet<PackName>,
     /// Tells this run's notes from those of others.
     id: u64,
 }
@@ -192,6 +218,7 @@ pub async fn gc(
         options,
         marked: Marked::default(),
         report: GcReport::default(),
+        listed_moves: BTreeSet::new(),
     };
     if run.options.dry_run {
         return run.rehearse().await;
@@ -211,6 +238,7 @@ impl Run {
     async fn collect(&mut self, lease: &Lease) -> Result<GcReport, GcError> {
         self.expire().await?;
         self.sweep(lease).await?;
+        self.repack(lease).await?;
         self.condemn(lease).await?;
         self.remove_old_leases().await?;
         Ok(self.report)
@@ -228,6 +256,9 @@ impl Run {
             self.report.deleted += note.says.objects.len() as u64 - rescued;
         }
         due.extend(held);
+        if self.options.repack_bytes > 0 {
+            self.find_sparse().await?;
+        }
         self.list(&due).await?;
         self.report.held -= self.report.deleted + self.report.rescued;
         Ok(self.report)

@@ -10,11 +10,12 @@
 //! when that is gone from the store (see [`ChunkIndex::note_gone`]).
 
 mod awaited;
+mod gone;
 mod locations;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
-use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock};
 
 use rocksdb::{ColumnFamily, DB, IteratorMode, Options, WriteBatch};
 
@@ -106,11 +107,15 @@ impl ChunkIndex {
         options.set_merge_operator_associative("locations", locations::merge);
         let families = COLUMN_FAMILIES.map(|name| (name, options.clone()));
         match DB::open_cf_with_opts(&options, path, families) {
-            Ok(db) => Ok(Self {
-                db,
-                changes: std::sync::Mutex::new(()),
-                gone: RwLock::default(),
-            }),
+            Ok(db) => {
+                let index = Self {
+                    db,
+                    changes: std::sync::Mutex::new(()),
+                    gone: RwLock::default(),
+                };
+                index.read_forgotten()?;
+                Ok(index)
+            }
             Err(error) if error.to_string().contains("lock") => Err(IndexError::Busy {
                 path: path.display().to_string(),
             }),
@@ -147,6 +152,7 @@ impl ChunkIndex {
         batch.put_cf(packs, name_key(name), number.to_be_bytes());
         batch.put_cf(packs, number_key(number), name_key(name));
         batch.delete_cf(packs, awaited::awaited_key(name));
+        batch.delete_cf(packs, gone::moved_key(name));
         for (frame, entry) in (0_u32..).zip(index.frames()) {
             batch.put_cf(
                 self.family(FRAMES),
@@ -168,24 +174,6 @@ impl ChunkIndex {
             );
         }
         Ok(self.db.write(batch)?)
-    }
-
-    /// Takes note that the store has not got a pack any more: its items are then found in other
-    /// packs that hold them, or not at all, until it is inserted again.
-    ///
-    /// The note is lost with the process, and costs the next one a request: a store that had lost
-    /// all for a moment does not empty the index for ever.
-    pub fn note_gone(&self, number: u32) {
-        self.lock_gone().insert(number);
-    }
-
-    fn lock_gone(&self) -> RwLockWriteGuard<'_, HashSet<u32>> {
-        self.gone.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_gone(&self, number: u32) -> bool {
-        let gone = self.gone.read().unwrap_or_else(PoisonError::into_inner);
-        gone.contains(&number)
     }
 
     /// Forgets everything, to be filled anew.
@@ -227,13 +215,16 @@ impl ChunkIndex {
         Ok(names)
     }
 
-    /// Tells whether a pack is in the index, and not gone as far as is known.
+    /// Tells whether a pack is in the index, and not gone as far as is known; or else whether it
+    /// [moved](Self::is_moved).
     ///
     /// # Errors
     /// [`IndexError`] when the index is damaged.
     pub fn contains(&self, name: PackName) -> Result<bool, IndexError> {
-        let number = self.pack_number(name)?;
-        Ok(number.is_some_and(|number| !self.is_gone(number)))
+        match self.pack_number(name)? {
+            Some(number) => Ok(!self.is_gone(number)),
+            None => self.is_moved(name),
+        }
     }
 
     /// Returns the name of the pack that locations call `number`.

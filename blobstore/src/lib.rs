@@ -48,7 +48,8 @@ pub use frame::{
 pub use fsck::{FsckError, FsckOptions, FsckReport, fsck};
 pub use gc::{
     Collected, CollectedKind, Condemned, Epoch, Expiry, GC_HOLD, GcError, GcOptions, GcProgress,
-    GcReport, RootUsage, SECURED_FOR, SecureError, Secured, Usage, gc, read_epoch, secure, usage,
+    GcReport, Moved, REPACK_BYTES_MAX, REPACK_SHARE_PERCENT, RootUsage, SECURED_FOR, SecureError,
+    Secured, Usage, gc, read_epoch, resolve_packs, secure, usage,
 };
 pub use hints::{
     ContentHint, HINTED_CONTENTS_MAX, HINTS_BYTES_MAX, Hinted, Hints, HintsError, HintsWalk,
@@ -65,11 +66,11 @@ pub use publish::{is_staging, publish, publish_file, publish_new, reap_staging, 
 pub use reader::{Prefetched, ReadError, Reader, ReaderOptions, ReaderStats, Suspended, TierStats};
 pub use record::{Record, RecordError, RecordKind};
 pub use refs::{Ref, RefError, RefName, RefNameError, delete_ref, list_refs, read_ref, write_ref};
-pub use source::{ChunkSource, Origin, Tier, UnverifiedBytes};
+pub use source::{ChunkSource, Origin, RegionWriter, Tier, UnverifiedBytes};
 pub use store::{
     BlobStore, CONCURRENT_REQUESTS_MAX, DelayStore, Key, LimitStore, LocalStore, ObjectBackend,
-    ObjectInfo, RetryPolicy, RetryStore, StoreError, StoreOptions, StoreUrl, StoreUrlError,
-    Version, check as check_store, open as open_store,
+    ObjectInfo, RetryPolicy, RetryStore, StagedStore, StoreError, StoreOptions, StoreUrl,
+    StoreUrlError, Version, check as check_store, open as open_store,
 };
 pub use trace::{
     StoredTrace, TRACE_ENTRIES_MAX, Trace, TraceEntry, TraceError, Traced, read_trace, trace_ref,

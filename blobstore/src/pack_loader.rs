@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::catalog::{FETCHES_MAX, fetch_index};
+use crate::catalog::{FETCHES_MAX, fetch_indexes, fetch_moved, insert_for};
 use crate::pack::{PackKind, PackName};
 use crate::{BlobStore, CatalogError, ChunkIndex, IndexError, StoreError};
 use awaited::{Awaited, Outlook};
@@ -140,6 +140,28 @@ impl PackLoader {
         }
     }
 
+    /// Makes known the packs that hold what was needed of one that is gone; tells whether there are
+    /// any.
+    pub(crate) async fn relocate(&self, name: PackName) -> Result<bool, CatalogError> {
+        let shared = &self.shared;
+        let turn = shared.fetches.acquire().await;
+        let Some(found) = fetch_moved(&shared.store, name).await? else {
+            return Ok(false);
+        };
+        let insert = Arc::clone(&shared.inserts).acquire_owned().await;
+        let index = Arc::clone(&shared.index);
+        let inserted = tokio::task::spawn_blocking(move || {
+            for (found, packed) in &found {
+                index.insert(*found, packed)?;
+            }
+            drop(insert);
+            Ok::<_, IndexError>(!found.is_empty())
+        });
+        let inserted = inserted.await.map_err(|_| CatalogError::Stopped)??;
+        drop(turn);
+        Ok(inserted)
+    }
+
     /// Ends all loads, and all waits with [`CatalogError::Stopped`]. The index is not written to
     /// afterwards.
     pub async fn stop(&self) {
@@ -193,12 +215,12 @@ impl Shared {
 
     async fn load(&self, name: PackName) -> Result<(), CatalogError> {
         let turn = self.fetches.acquire().await;
-        let fetched = fetch_index(&self.store, name).await;
+        let fetched = fetch_indexes(&self.store, name).await;
         let insert = Arc::clone(&self.inserts).acquire_owned().await;
         let index = Arc::clone(&self.index);
         let done = tokio::task::spawn_blocking(move || {
             let done = match fetched {
-                Ok(packed) => index.insert(name, &packed).map_err(CatalogError::from),
+                Ok(packed) => insert_for(&index, name, &packed).map_err(CatalogError::from),
                 Err(error @ CatalogError::Store(StoreError::NotFound(_))) => {
                     // Nothing that another process could load. In this one its readers learn why.
                     index.forget_awaited(name)?;

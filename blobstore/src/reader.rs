@@ -297,7 +297,13 @@ impl Reader {
                 Err(error) => return Err(error),
             };
             self.index().note_gone(location.pack);
-            match self.locate(kind).await {
+            let mut other = self.locate(kind).await;
+            if !matches!(&other, Ok(other) if other.pack != location.pack)
+                && self.relocate(location.pack).await
+            {
+                other = self.locate(kind).await;
+            }
+            match other {
                 Ok(other) if other.pack != location.pack => {
                     tracing::info!(item = %kind, %error, "read from another pack");
                     location = other;
@@ -307,6 +313,20 @@ impl Reader {
         }
         let bytes = self.item_at(kind, location).await?;
         Ok((location, bytes))
+    }
+
+    /// Looks where what was needed of a pack that is gone has moved to.
+    async fn relocate(&self, pack: u32) -> bool {
+        let (Some(loader), Ok(name)) = (&self.shared.loader, self.index().pack(pack)) else {
+            return false;
+        };
+        match loader.relocate(name).await {
+            Ok(moved) => moved,
+            Err(error) => {
+                tracing::warn!(pack = ?name, %error, "look where a pack moved");
+                false
+            }
+        }
     }
 
     async fn item_at(

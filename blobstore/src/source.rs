@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{BlobStore, PackName, StoreError};
+use crate::{BlobStore, Key, PackName, StoreError};
 
 /// A place that bytes are served from, nearest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,21 +74,39 @@ pub trait ChunkSource: fmt::Debug + Send + Sync + 'static {
     -> Result<UnverifiedBytes, StoreError>;
 }
 
-/// The object store as the last tier.
+/// A region's cache that takes what a node writes before the store has it.
+#[async_trait::async_trait]
+pub trait RegionWriter: fmt::Debug + Send + Sync + 'static {
+    /// Gives an object, whose name is derived from its bytes, to two members at least. When this
+    /// returns it outlives any one of them, and the region can read it. Doing it twice is harmless.
+    async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError>;
+}
+
+/// A store as a tier: the object store as the last one, or what is staged on this node.
 #[derive(Debug, Clone)]
-pub struct Origin(Arc<dyn BlobStore>);
+pub struct Origin {
+    store: Arc<dyn BlobStore>,
+    tier: Tier,
+}
 
 impl Origin {
-    /// Serves from `store`.
+    /// Serves from the object store.
     pub const fn new(store: Arc<dyn BlobStore>) -> Self {
-        Self(store)
+        let tier = Tier::Origin;
+        Self { store, tier }
+    }
+
+    /// Serves from a store on this node.
+    pub const fn on_node(store: Arc<dyn BlobStore>) -> Self {
+        let tier = Tier::Node;
+        Self { store, tier }
     }
 }
 
 #[async_trait::async_trait]
 impl ChunkSource for Origin {
     fn tier(&self) -> Tier {
-        Tier::Origin
+        self.tier
     }
 
     async fn fetch(
@@ -96,9 +114,7 @@ impl ChunkSource for Origin {
         pack: PackName,
         range: Range<u64>,
     ) -> Result<UnverifiedBytes, StoreError> {
-        self.0
-            .get_range(&pack.key(), range)
-            .await
-            .map(UnverifiedBytes::new)
+        let bytes = self.store.get_range(&pack.key(), range).await;
+        bytes.map(UnverifiedBytes::new)
     }
 }

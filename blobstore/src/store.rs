@@ -10,6 +10,7 @@ mod limit;
 mod local;
 mod object;
 mod retry;
+mod staged;
 mod url;
 
 use std::fmt;
@@ -25,6 +26,7 @@ pub use limit::{CONCURRENT_REQUESTS_MAX, LimitStore};
 pub use local::LocalStore;
 pub use object::ObjectBackend;
 pub use retry::{RetryPolicy, RetryStore};
+pub use staged::StagedStore;
 
 /// The name of an object in a store: `/`-separated segments of `[A-Za-z0-9._%~-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -396,6 +396,10 @@ pub(crate) struct Gc {
     /// Delete what was not needed for so long (s, m, h or d)
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub(crate) hold: Duration,
+    /// Copy at most so many bytes out of packs that are mostly garbage; 0 saves the reading of
+    /// trees
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
+    pub(crate) repack: u64,
 }
 
 #[derive(Debug, Args)]

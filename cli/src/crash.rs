@@ -11,6 +11,7 @@ pub(crate) fn crash_hook() -> CrashHook {
     let left = std::sync::atomic::AtomicU64::new(count.parse().unwrap_or(1));
     let point = CrashPoint::ALL
         .into_iter()
+        .chain(CrashPoint::PENDING)
         .chain(CrashPoint::COLLECTION)
         .chain([CrashPoint::VersionKept])
         .find(|point| point.name() == name);

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use nacre_blobstore::{
     Collected, CollectedKind, Condemned, Digest, FrameEntry, ItemKind, Key, LeaseRecord,
-    MetadataImageId, PackIndex, PackKind, Record, RecordKind, RefName, Trace, TreeId,
-    UnverifiedBytes, decode_metadata_image, encode_metadata_image,
+    MetadataImageId, Moved, PackId, PackIndex, PackKind, PackName, Record, RecordId, RecordKind,
+    RefName, Trace, TreeId, UnverifiedBytes, decode_metadata_image, encode_metadata_image,
 };
 use nacre_fuzz::join_frame;
 
@@ -166,6 +166,16 @@ impl Found {
             };
             self.condemned.add(note.encode());
         }
+        let pack = |kind| PackName {
+            kind,
+            id: PackId::new(Digest::of(b"pack")),
+        };
+        let moved = Moved {
+            records: [RecordId::new(Digest::of(b"record"))].into(),
+            packs: PackKind::ALL.map(pack).into(),
+        };
+        self.condemned.add(moved.encode());
+        self.condemned.add(Moved::default().encode());
     }
 
     /// What a node writes and a store never holds.

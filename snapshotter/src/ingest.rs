@@ -26,7 +26,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use nacre_blobstore::{
     BlobStore, ChunkIndex, Chunker, Clock, CrashPoint, Epoch, Lease, PackKind, PackWriter, Record,
     RecordId, RecordKind, Ref, SecureError, StoreError, TreeId, WriteStats, WriterOptions,
-    read_epoch, read_ref, secure, sync_index, write_ref,
+    read_epoch, read_ref, resolve_packs, secure, sync_index, write_ref,
 };
 use tokio::runtime::Handle;
 
@@ -184,8 +184,9 @@ impl Ingest {
             return Ok(None);
         }
         sync_index(&self.store, &self.index).await?;
-        for pack in &found.record.packs {
-            if !self.index.contains(*pack)? {
+        let packs = resolve_packs(&*self.store, found.id, &found.record).await;
+        for pack in packs.map_err(SecureError::from)? {
+            if !self.index.contains(pack)? {
                 return Ok(None);
             }
         }

@@ -5,9 +5,10 @@ use std::collections::{BTreeSet, HashSet};
 use futures::TryStreamExt;
 
 use super::condemned::{self, Collected, Condemned, NOTE_OBJECTS_MAX, Note};
+use super::moved::{Moved, moved_key};
 use super::{GcError, GcProgress, Run};
 use crate::crash::CrashPoint;
-use crate::{Key, Lease};
+use crate::{Key, Lease, PackName};
 
 /// Objects that a run condemns at most, and that may be condemned at all; the next run goes on.
 const CONDEMNED_MAX: usize = 1 << 20;
@@ -24,6 +25,7 @@ impl Run {
         }
         let fresh = self.list(&notes).await?;
         lease.check()?;
+        self.remove_moves().await?;
         let condemned_ms = self.clock.now_ms();
         let fresh: Vec<_> = fresh.into_iter().collect();
         for objects in fresh.chunks(NOTE_OBJECTS_MAX) {
@@ -36,6 +38,28 @@ impl Run {
             self.options.crash.reach(CrashPoint::GcCondemned);
         }
         Ok(())
+    }
+
+    /// Deletes the notes of what moved that no record needs and that lead to nothing any more.
+    async fn remove_moves(&mut self) -> Result<(), GcError> {
+        loop {
+            let moves = &self.marked.moves.0;
+            let leads_on = |to: &PackName| self.listed_moves.contains(to) || moves.contains_key(to);
+            let dead =
+                |moved: &Moved| moved.records.is_empty() && !moved.packs.iter().any(leads_on);
+            let dead: Vec<PackName> = moves
+                .iter()
+                .filter(|(_, (moved, _))| dead(moved))
+                .map(|(pack, _)| *pack)
+                .collect();
+            if dead.is_empty() {
+                return Ok(());
+            }
+            for pack in dead {
+                self.store.delete(&moved_key(pack)).await?;
+                self.marked.moves.0.remove(&pack);
+            }
+        }
     }
 
     /// Takes off a note what refs reach again.
@@ -56,6 +80,9 @@ impl Run {
             .iter()
             .flat_map(|note| note.says.objects.iter().copied())
             .collect();
+        let moves = self.marked.moves.0.values();
+        let led = moves.flat_map(|(moved, _)| &moved.packs);
+        let led: HashSet<Collected> = led.map(|pack| Collected::from(*pack)).collect();
         let mut fresh = BTreeSet::new();
         let mut listed = 0;
         for folder in Collected::folders() {
@@ -68,6 +95,9 @@ impl Run {
                 let Some(found) = Collected::from_key(&object.key) else {
                     continue;
                 };
+                if led.contains(&found) {
+                    self.listed_moves.extend(PackName::from_key(&object.key));
+                }
                 self.report.bytes += object.size_bytes;
                 self.report.packs += u64::from(is_pack(&object.key));
                 if self.marked.contains(&found) {

@@ -23,6 +23,7 @@ use crate::{
 };
 
 use super::GcError;
+use super::moved::{Moves, moved_pack};
 
 /// The folder of all notes.
 pub(super) const CONDEMNED_FOLDER: &str = "condemned";
@@ -87,8 +88,9 @@ impl From<MetadataImageId> for Collected {
 
 impl Collected {
     /// Returns everything that a record keeps, itself included.
-    pub(super) fn of_record(id: RecordId, record: &Record) -> BTreeSet<Self> {
-        let packs = record.packs.iter().map(|pack| Self::from(*pack));
+    pub(super) fn of_record(id: RecordId, record: &Record, moves: &Moves) -> BTreeSet<Self> {
+        let packs = moves.resolve(id, &record.packs);
+        let packs = packs.into_iter().map(Self::from);
         let images = record.metadata_images.values().map(|id| Self::from(*id));
         packs.chain(images).chain([id.into()]).collect()
     }
@@ -246,11 +248,30 @@ pub(super) async fn write_note(
     }
 }
 
-/// Reads all notes, oldest first.
+/// What one listing tells.
+#[derive(Debug)]
+pub(super) struct Noted {
+    /// The notes, oldest first.
+    pub(super) notes: Vec<Note>,
+    /// The packs that have a note of what moved.
+    pub(super) moved: BTreeSet<PackName>,
+}
+
+/// Reads all notes of what is condemned, oldest first.
 pub(super) async fn read_notes(store: &dyn BlobStore) -> Result<Vec<Note>, GcError> {
+    Ok(read_noted(store).await?.notes)
+}
+
+/// Reads all notes of what is condemned, and tells which packs moved.
+pub(super) async fn read_noted(store: &dyn BlobStore) -> Result<Noted, GcError> {
     let mut objects = store.list(CONDEMNED_FOLDER);
     let mut notes = Vec::new();
+    let mut moved = BTreeSet::new();
     while let Some(object) = objects.try_next().await? {
+        if let Some(pack) = moved_pack(&object.key) {
+            moved.insert(pack);
+            continue;
+        }
         let (bytes, version) = match store.get(&object.key, NOTE_BYTES_MAX).await {
             Ok(found) => found,
             Err(StoreError::NotFound(_)) => continue,
@@ -267,7 +288,7 @@ pub(super) async fn read_notes(store: &dyn BlobStore) -> Result<Vec<Note>, GcErr
         });
     }
     notes.sort_by(|a, b| (a.says.condemned_ms, &a.key).cmp(&(b.says.condemned_ms, &b.key)));
-    Ok(notes)
+    Ok(Noted { notes, moved })
 }
 
 /// Returns the keys of all objects that are condemned, with all their parts.

@@ -9,10 +9,11 @@ use std::collections::HashSet;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::GcError;
-use super::condemned::Collected;
+use super::condemned::{Collected, CollectedKind};
+use super::moved::Moves;
 use crate::refs::{self, RefError};
 use crate::trace::TRACES_NAMESPACE;
-use crate::{BlobStore, Digest, Record, RecordError, Ref, RefName, StoreError};
+use crate::{BlobStore, Digest, Record, RecordError, RecordId, Ref, RefName, StoreError};
 
 /// Objects that can be marked at most; some 60 bytes of memory each.
 const MARKED_MAX: usize = 8 << 20;
@@ -25,9 +26,20 @@ pub(super) struct Marked {
     objects: HashSet<Collected>,
     /// Trees that roots other than traces name.
     pub(super) trees: HashSet<Digest>,
+    /// What moved, as it was when the refs were last followed.
+    pub(super) moves: Moves,
 }
 
 impl Marked {
+    /// Returns the records that refs name.
+    pub(super) fn records(&self) -> Vec<RecordId> {
+        let records = self
+            .objects
+            .iter()
+            .filter(|o| o.kind == CollectedKind::Record);
+        records.map(|object| RecordId::new(object.id)).collect()
+    }
+
     pub(super) fn contains(&self, object: &Collected) -> bool {
         self.objects.contains(object)
     }
@@ -41,6 +53,7 @@ impl Marked {
         store: &dyn BlobStore,
         mut seen: impl FnMut(RefName, Ref),
     ) -> Result<u64, GcError> {
+        self.moves = Moves::read(store).await?;
         let names = refs::list_refs(store, None).await?;
         let mut targets = stream::iter(names)
             .map(|name| async move {
@@ -81,7 +94,7 @@ impl Marked {
             }
         };
         self.objects
-            .extend(Collected::of_record(target.record, &record));
+            .extend(Collected::of_record(target.record, &record, &self.moves));
         if !is_trace(name) {
             self.trees
                 .extend(record.trees.iter().map(|tree| *tree.digest()));

@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 
 use super::GcError;
-use super::condemned::{self, Collected, Note};
+use super::condemned::{self, Collected, Note, Noted};
 use super::epoch::{Epoch, read_epoch};
+use super::moved::Moves;
 use super::sweep::DOOM_ENDS_MS;
 use crate::{BlobStore, Clock, Key, Record, RecordId, StoreError};
 
@@ -68,9 +69,9 @@ impl Secured {
     }
 }
 
-/// Makes sure that a stored record, its packs and its metadata images are there and that no
-/// collector deletes them before a ref names the record: takes them off the notes of what is
-/// condemned.
+/// Makes sure that a stored record, the packs that it needs and its metadata images are there and
+/// that no collector deletes them before a ref names the record: takes them off the notes of what
+/// is condemned.
 ///
 /// `since` was read before the caller looked what is in the store; `None` when it did not look, and
 /// each object is looked for. The caller holds a lease that it acquired before that. Costs two requests, one for each note, and one or two for each
@@ -85,12 +86,46 @@ pub async fn secure(
     record: &Record,
     since: Option<Epoch>,
 ) -> Result<Secured, SecureError> {
-    let needs = Collected::of_record(id, record);
+    secure_needs(store, clock, &Needs::Record(id, record), since).await
+}
+
+/// Does for stored objects what [`secure`] does for a record.
+pub(super) async fn secure_objects(
+    store: &dyn BlobStore,
+    clock: &dyn Clock,
+    objects: &BTreeSet<Collected>,
+) -> Result<Secured, SecureError> {
+    secure_needs(store, clock, &Needs::Objects(objects), None).await
+}
+
+/// What must stay.
+enum Needs<'a> {
+    /// A record, with what it needs as the notes of what moved tell now.
+    Record(RecordId, &'a Record),
+    Objects(&'a BTreeSet<Collected>),
+}
+
+async fn secure_needs(
+    store: &dyn BlobStore,
+    clock: &dyn Clock,
+    needs: &Needs<'_>,
+    since: Option<Epoch>,
+) -> Result<Secured, SecureError> {
     let started = clock.elapsed();
     let mut attempts = 0;
     loop {
         let looked = clock.elapsed();
-        match take_off_notes(store, clock, &needs).await? {
+        let Noted { notes, moved } = condemned::read_noted(store).await?;
+        let needs = match needs {
+            Needs::Objects(objects) => (*objects).clone(),
+            Needs::Record(id, record) => {
+                // After the other notes: a record that is taken off these is on one of those
+                // before.
+                let moves = Moves::read_for(store, &moved, &record.packs).await?;
+                Collected::of_record(*id, record, &moves)
+            }
+        };
+        match take_off_notes(store, clock, notes, &needs).await? {
             Outcome::Free => {
                 // After the notes were read: whoever deleted something has advanced the epoch
                 // before it took that off its note.
@@ -127,9 +162,10 @@ enum Outcome {
 async fn take_off_notes(
     store: &dyn BlobStore,
     clock: &dyn Clock,
+    notes: Vec<Note>,
     needs: &BTreeSet<Collected>,
 ) -> Result<Outcome, SecureError> {
-    for mut note in condemned::read_notes(store).await? {
+    for mut note in notes {
         let Some(needed) = needs.intersection(&note.says.objects).next() else {
             continue;
         };

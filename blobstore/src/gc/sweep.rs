@@ -6,10 +6,11 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::condemned::{self, Collected, CollectedKind, Note};
+use super::moved::moved_key;
 use super::{GC_LEASE, GcError, GcProgress, Run, epoch};
 use crate::crash::CrashPoint;
 use crate::lease::CLOCK_SKEW_MAX_MS;
-use crate::{Lease, list_leases};
+use crate::{Lease, RecordId, list_leases};
 
 /// How long objects are deleted after they were doomed, by the collector's own clock. What is left
 /// is doomed anew.
@@ -118,6 +119,9 @@ impl Run {
         for object in doomed.iter().flat_map(|note| &note.says.objects) {
             by_kind.entry(object.kind).or_default().push(*object);
         }
+        let records = by_kind.get(&CollectedKind::Record);
+        self.forget_moves(records.map_or(&[], Vec::as_slice), lease)
+            .await?;
         let all: usize = by_kind.values().map(Vec::len).sum();
         self.tell(GcProgress::Deleting(all as u64));
         let mut deleted = 0;
@@ -137,6 +141,24 @@ impl Run {
         for note in &doomed {
             self.store.delete(&note.key).await?;
             self.options.crash.reach(CrashPoint::GcNoteDeleted);
+        }
+        Ok(())
+    }
+
+    /// Takes records that are about to be deleted off the notes of what moved: one that is stored
+    /// anew needs the packs that it lists. Before, for its own note keeps writers from relying on
+    /// it.
+    async fn forget_moves(&mut self, records: &[Collected], lease: &Lease) -> Result<(), GcError> {
+        let gone: BTreeSet<_> = records.iter().map(|o| RecordId::new(o.id)).collect();
+        for (pack, (moved, version)) in &mut self.marked.moves.0 {
+            let before = moved.records.len();
+            moved.records.retain(|record| !gone.contains(record));
+            if moved.records.len() < before {
+                lease.check()?;
+                let body = moved.encode().into();
+                *version = self.store.replace(&moved_key(*pack), body, version).await?;
+                self.options.crash.reach(CrashPoint::RepackForgotten);
+            }
         }
         Ok(())
     }

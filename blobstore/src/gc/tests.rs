@@ -1,4 +1,5 @@
 //! Collection, step by step and under attack.
 
+mod repack;
 mod runs;
 mod sim;

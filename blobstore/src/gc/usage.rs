@@ -9,6 +9,7 @@ use futures::TryStreamExt;
 use super::GcError;
 use super::condemned::Collected;
 use super::mark::is_trace;
+use super::moved::Moves;
 use crate::{BlobStore, Record, RecordError, RecordId, RefName, StoreError, list_refs, read_ref};
 
 /// What one ref keeps.
@@ -39,13 +40,14 @@ pub struct Usage {
 pub async fn usage(store: &Arc<dyn BlobStore>) -> Result<Usage, GcError> {
     let mut reached: BTreeMap<RecordId, BTreeSet<Collected>> = BTreeMap::new();
     let mut named = Vec::new();
+    let moves = Moves::read(&**store).await?;
     for name in list_refs(&**store, None).await? {
         let Some((target, _)) = read_ref(&**store, &name).await? else {
             continue;
         };
         let id = target.record;
         if let Entry::Vacant(unread) = reached.entry(id) {
-            unread.insert(objects_of(&**store, &name, id).await?);
+            unread.insert(objects_of(&**store, &name, id, &moves).await?);
         }
         named.push((name, id));
     }
@@ -85,9 +87,10 @@ async fn objects_of(
     store: &dyn BlobStore,
     name: &RefName,
     id: RecordId,
+    moves: &Moves,
 ) -> Result<BTreeSet<Collected>, GcError> {
     match Record::read(store, id).await {
-        Ok(record) => Ok(Collected::of_record(id, &record)),
+        Ok(record) => Ok(Collected::of_record(id, &record, moves)),
         Err(RecordError::Store(StoreError::NotFound(_))) => Ok(BTreeSet::new()),
         Err(source) => Err(GcError::Record {
             name: name.to_string(),

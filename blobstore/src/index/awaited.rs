@@ -33,7 +33,7 @@ impl ChunkIndex {
         let mut awaited = Vec::new();
         let mut batch = WriteBatch::default();
         for name in packs {
-            if self.pack_number(*name)?.is_none() {
+            if self.pack_number(*name)?.is_none() && !self.is_moved(*name)? {
                 batch.put_cf(self.family(PACKS), awaited_key(*name), []);
                 awaited.push(*name);
             }
@@ -52,7 +52,7 @@ impl ChunkIndex {
         let mut names = BTreeSet::new();
         for entry in self.db.iterator_cf(self.family(PACKS), IteratorMode::Start) {
             let (key, _) = entry?;
-            if key.len() == KEY_BYTES {
+            if key.len() == KEY_BYTES && key[0] == AWAITED {
                 names.insert(decode_name(&key[1..])?);
             }
         }

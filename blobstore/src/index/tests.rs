@@ -129,3 +129,27 @@ fn an_item_is_known_in_its_first_pack_and_in_the_last_ones() {
     let at = index.locate(chunk(b"a")).unwrap().unwrap();
     assert_eq!(index.pack(at.pack).unwrap(), packs[15].0);
 }
+
+#[test]
+fn a_forgotten_pack_stays_so_and_may_come_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, a_index) = pack(PackKind::Data, &[(chunk(b"a"), b"a"), (chunk(b"b"), b"b")]);
+    let (b, b_index) = pack(PackKind::Data, &[(chunk(b"b"), b"b")]);
+    {
+        let index = ChunkIndex::open(dir.path()).unwrap();
+        index.insert(b, &b_index).unwrap();
+        index.insert(a, &a_index).unwrap();
+        index.forget(a).unwrap();
+        index.forget(a).unwrap();
+        assert!(index.locate(chunk(b"a")).unwrap().is_none());
+    }
+    let index = ChunkIndex::open(dir.path()).unwrap();
+    assert!(index.locate(chunk(b"a")).unwrap().is_none());
+    let at = index.locate(chunk(b"b")).unwrap().unwrap();
+    assert_eq!(index.pack(at.pack).unwrap(), b);
+    assert_eq!(index.packs().unwrap(), [b].into());
+    assert!(!index.contains(a).unwrap());
+    index.insert(a, &a_index).unwrap();
+    let at = index.locate(chunk(b"a")).unwrap().unwrap();
+    assert_eq!(index.pack(at.pack).unwrap(), a);
+}

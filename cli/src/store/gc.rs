@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nacre_blobstore::{GcOptions, GcProgress};
+use nacre_blobstore::{GcOptions, GcProgress, REPACK_SHARE_PERCENT};
 use nacre_snapshotter::is_expired;
 
 use crate::args::Gc;
@@ -18,6 +18,8 @@ pub(super) async fn gc(settings: &Settings, arguments: &Gc) -> Result<(), Failur
     let options = GcOptions {
         hold: arguments.hold,
         dry_run: arguments.dry_run,
+        repack_bytes: arguments.repack,
+        repack_share_percent: REPACK_SHARE_PERCENT,
         holder: format!("gc, process {}", std::process::id()),
         expiry: Some(Arc::new(|_, record, now_ms| is_expired(record, now_ms))),
         progress: Some(progress(settings)),
@@ -39,6 +41,10 @@ pub(super) async fn gc(settings: &Settings, arguments: &Gc) -> Result<(), Failur
             "rescued": found.rescued,
             "deleted": found.deleted,
             "leases": found.leases,
+            "sparse": found.sparse,
+            "bytes_sparse": found.bytes_sparse,
+            "repacked": found.repacked,
+            "bytes_repacked": found.bytes_repacked,
             "corrupt": [],
         }));
     }
@@ -52,6 +58,14 @@ pub(super) async fn gc(settings: &Settings, arguments: &Gc) -> Result<(), Failur
         found.packs,
         human_bytes(found.bytes),
     ))?;
+    if found.sparse > 0 {
+        output::note(&format!(
+            "{} packs are mostly garbage, {} of it; {} were repacked{would}",
+            found.sparse,
+            human_bytes(found.bytes_sparse),
+            found.repacked,
+        ));
+    }
     if found.leases > 0 {
         output::note(&format!(
             "{} writers that began before keep garbage from being deleted",

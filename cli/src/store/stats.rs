@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nacre_blobstore::{FsckOptions, RootUsage};
+use nacre_blobstore::{FsckOptions, GcOptions, RootUsage};
 
 use crate::failure::Failure;
 use crate::output::{self, human_bytes};
@@ -16,6 +16,12 @@ pub(super) async fn stats(settings: &Settings) -> Result<(), Failure> {
     let found = found.map_err(Failure::of("measure store", &url))?;
     let usage = nacre_blobstore::usage(&store).await;
     let usage = usage.map_err(Failure::of("measure store", &url))?;
+    let dry = GcOptions {
+        dry_run: true,
+        ..GcOptions::default()
+    };
+    let sparse = nacre_blobstore::gc(store, Arc::clone(&settings.clock), dry).await;
+    let sparse = sparse.map_err(Failure::of("measure store", &url))?;
     let root = |root: &RootUsage| {
         serde_json::json!({
             "name": root.name.as_str(),
@@ -30,6 +36,8 @@ pub(super) async fn stats(settings: &Settings) -> Result<(), Failure> {
             "chunks": found.items,
             "bytes": found.bytes,
             "bytes_garbage": found.bytes_garbage,
+            "packs_sparse": sparse.sparse,
+            "bytes_sparse": sparse.bytes_sparse,
             "images": found.refs,
             "roots": usage.roots.iter().map(root).collect::<Vec<_>>(),
         }));
@@ -43,11 +51,13 @@ pub(super) async fn stats(settings: &Settings) -> Result<(), Failure> {
         ))?;
     }
     output::line(&format!(
-        "{} images in {} packs of {} with {} chunks; {} garbage",
+        "{} images in {} packs of {} with {} chunks; {} garbage, {} more in {} sparse packs",
         found.refs,
         found.packs,
         human_bytes(found.bytes),
         found.items,
-        human_bytes(found.bytes_garbage)
+        human_bytes(found.bytes_garbage),
+        human_bytes(sparse.bytes_sparse),
+        sparse.sparse
     ))
 }

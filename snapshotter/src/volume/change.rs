@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nacre_blobstore::{
     BlobStore, Clock, CrashHook, CrashPoint, Lease, Record, RecordId, RecordKind, Ref, RefError,
-    StoreError, Version, read_epoch, secure, write_ref,
+    StoreError, Version, read_epoch, resolve_packs, secure, write_ref,
 };
 
 use super::{Volume, check_name, first, remove_versions, version_ref, volume_ref, write_first};
@@ -170,7 +170,9 @@ impl Volume {
             let payload = &head.payload;
             let from = (parent, payload.base.clone(), payload.config.clone());
             let payload = first(from, clock.now_ms())?;
-            leased.create(new, record_of(&head, &payload)).await
+            leased
+                .create(new, record_of(&**store, &head, &payload).await?)
+                .await
         };
         let forked = forked.await;
         leased.release().await;
@@ -219,7 +221,8 @@ impl Leased {
         for _ in 0..ATTEMPTS_MAX {
             let (head, seen) = Volume::find_to_change(&*self.store, name).await?;
             let old = head.at(&*self.store, number).await?;
-            let record = record_of(&old, &head.next(self.clock.now_ms())?);
+            let payload = head.next(self.clock.now_ms())?;
+            let record = record_of(&*self.store, &old, &payload).await?;
             let id = self.put(&record).await?;
             if self.advance((&head, &seen), (id, &record)).await? {
                 return Volume::read(&*self.store, name, id).await;
@@ -230,14 +233,18 @@ impl Leased {
 }
 
 /// Makes the record of a new version that shows what `of` does.
-fn record_of(of: &Volume, payload: &SnapshotPayload) -> Record {
+async fn record_of(
+    store: &dyn BlobStore,
+    of: &Volume,
+    payload: &SnapshotPayload,
+) -> Result<Record, SnapshotError> {
     let tree = of.tree();
     let images = tree.and_then(|tree| Some((tree, *of.record.metadata_images.get(&tree)?)));
-    Record {
+    Ok(Record {
         kind: RecordKind::Snapshot,
         trees: tree.into_iter().collect(),
-        packs: of.record.packs.clone(),
+        packs: resolve_packs(store, of.record_id, &of.record).await?,
         metadata_images: images.into_iter().collect(),
         payload: payload.encode(),
-    }
+    })
 }

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::super::*;
 use crate::pack::ItemKind;
-use crate::{Node as TreeNode, PackIndex, Ref, Tree, UnverifiedBytes};
+use crate::{Node as TreeNode, PackIndex, Ref, Tree, UnverifiedBytes, Version};
 use node::{Broken, Failure, Met, Writer, chunk};
 use world::{Fate, Machine, SimClock, SimStore, World};
 
@@ -74,6 +74,9 @@ struct Sim {
     /// Whether clocks of writers are set back by hours. Then leases protect nobody, and the hold
     /// is never short.
     clocks_set_back: bool,
+    /// Hardly anything stops to run, so that long runs of the collector come to their ends: those
+    /// that repack.
+    calm: bool,
     broken: Option<Broken>,
     /// What a ref reaches and is not there.
     violation: Option<String>,
@@ -89,6 +92,7 @@ impl Sim {
         Self {
             rng: Rng(seed),
             clocks_set_back: seed % 4 == 3,
+            calm: seed % 5 >= 3,
             broken,
             violation: None,
             nodes: (0..NODES).map(node).collect(),
@@ -119,6 +123,7 @@ impl Sim {
             return Some("collection deleted a ref".to_owned());
         }
         let objects = self.world.objects.lock().unwrap();
+        let moves = moves_of(&objects);
         for (key, (bytes, _)) in objects
             .iter()
             .filter(|(k, _)| k.as_str().starts_with("refs/"))
@@ -128,7 +133,7 @@ impl Sim {
                 return Some(format!("{key}: its record is gone"));
             };
             let record = Record::decode(target.record, bytes).unwrap();
-            for needed in Collected::of_record(target.record, &record) {
+            for needed in Collected::of_record(target.record, &record, &moves) {
                 for part in needed.keys() {
                     if !objects.contains_key(&part) {
                         return Some(format!("{key}: {part} is gone"));
@@ -142,6 +147,7 @@ impl Sim {
     /// Every ref reaches all its chunks, with the right bytes.
     fn check_bytes(&self) {
         let objects = self.world.objects.lock().unwrap();
+        let moves = moves_of(&objects);
         for (key, (bytes, _)) in objects
             .iter()
             .filter(|(k, _)| k.as_str().starts_with("refs/"))
@@ -149,8 +155,8 @@ impl Sim {
             let id = Ref::decode(bytes).unwrap().record;
             let record = Record::decode(id, &objects[&id.key()].0).unwrap();
             let mut items = std::collections::BTreeMap::new();
-            for pack in &record.packs {
-                let index = PackIndex::decode(*pack, &objects[&pack.index_key()].0).unwrap();
+            for pack in moves.resolve(id, &record.packs) {
+                let index = PackIndex::decode(pack, &objects[&pack.index_key()].0).unwrap();
                 let body = &objects[&pack.key()].0;
                 for (frame, number, item) in index.items() {
                     let entry = &index.frames()[frame as usize];
@@ -216,7 +222,7 @@ impl Sim {
             .retain(|key, _| !refs(key));
         for _ in 0..2 {
             let (world, met) = (Arc::clone(&self.world), Arc::clone(&self.met));
-            let task = tokio::spawn(collect(world, met, GC_HOLD, None));
+            let task = tokio::spawn(collect(world, met, GC_HOLD, true, None));
             self.finish(task).await.unwrap();
             self.world.advance(25 * HOUR_MS);
         }
@@ -224,10 +230,23 @@ impl Sim {
     }
 }
 
+/// Reads all notes of what moved.
+fn moves_of(objects: &std::collections::BTreeMap<Key, (bytes::Bytes, u64)>) -> Moves {
+    let mut moves = Moves::default();
+    for (key, (bytes, version)) in objects {
+        if let Some(pack) = moved::moved_pack(key) {
+            let moved = Moved::decode(bytes).unwrap();
+            moves.0.insert(pack, (moved, Version(version.to_string())));
+        }
+    }
+    moves
+}
+
 async fn collect(
     world: Arc<World>,
     met: Arc<Mutex<Met>>,
     hold: Duration,
+    repacks: bool,
     broken: Option<Broken>,
 ) -> Result<(), Failure> {
     let stopped = (broken == Some(Broken::EndlessDoom)).then(|| world.now());
@@ -243,12 +262,16 @@ async fn collect(
     });
     let options = GcOptions {
         hold,
+        repack_bytes: if repacks { 1 << 20 } else { 0 },
+        // All packs of a kind become one, whatever is needed of them.
+        repack_share_percent: 101,
         ..GcOptions::default()
     };
     let report = gc(store, clock, options).await?;
     let mut met = met.lock().unwrap();
     met.deleted += report.deleted;
     met.rescued += report.rescued;
+    met.repacked += report.repacked;
     Ok(())
 }
 
@@ -299,31 +322,37 @@ fn no_ref_ever_reaches_what_is_gone_and_the_store_returns_to_empty() {
         });
         let (met, _) = outcome.unwrap_or_else(|violation| panic!("{violation}; {repeat}"));
         all.stored += met.stored;
+        all.uploaded += met.uploaded;
         all.reused += met.reused;
         all.gone += met.gone;
         all.failed += met.failed;
         all.deleted += met.deleted;
         all.rescued += met.rescued;
+        all.repacked += met.repacked;
         all.crashed += met.crashed;
     }
     println!("{} seeds: {all:?}", seeds.len());
     if seeds.len() >= 40 {
         let Met {
             stored,
+            uploaded,
             reused,
             gone,
             failed,
             deleted,
             rescued,
+            repacked,
             crashed,
         } = all;
         for (what, count) in [
             ("stored", stored),
+            ("uploaded", uploaded),
             ("reused", reused),
             ("gone", gone),
             ("failed", failed),
             ("deleted", deleted),
             ("rescued", rescued),
+            ("repacked", repacked),
             ("crashed", crashed),
         ] {
             assert!(count > 0, "the simulation met nothing that was {what}");

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::world::{SimClock, SimStore, World};
 use crate::frame;
 use crate::pack::{Item, ItemKind, PackBuilder};
 use crate::{
-    Attributes, BlobStore, Chunk, Clock, ContentId, Digest, Entry, Epoch, Hints, Lease,
+    Attributes, BlobStore, Chunk, Clock, ContentId, Digest, Entry, Epoch, Hints, Key, Lease,
     Node as TreeNode, PackIndex, PackKind, PackName, Record, RecordId, RecordKind, Ref, RefName,
     SecureError, StoreError, Tree, TreeId, encode_metadata_image, read_epoch, read_ref, secure,
     write_ref,
@@ -22,18 +23,23 @@ pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Default)]
 pub(super) struct Knowledge {
     since: Option<Epoch>,
-    items: BTreeMap<ItemKind, PackName>,
+    items: Known,
 }
+
+/// Which pack has an item.
+type Known = BTreeMap<ItemKind, PackName>;
 
 /// What a writer met, so that a simulation can show that it meets all of it.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Met {
     pub(super) stored: u64,
+    pub(super) uploaded: u64,
     pub(super) reused: u64,
     pub(super) gone: u64,
     pub(super) failed: u64,
     pub(super) deleted: u64,
     pub(super) rescued: u64,
+    pub(super) repacked: u64,
     pub(super) crashed: u64,
 }
 
@@ -118,6 +124,40 @@ impl Writer {
         Err("gone again and again".into())
     }
 
+    /// Makes an image of `chunks` on this node, without a lease, and stores it later, with one: as
+    /// a snapshot that is answered before it is durable.
+    pub(super) async fn upload(
+        &self,
+        name: RefName,
+        chunks: BTreeSet<u8>,
+        lease: String,
+    ) -> Result<(), Failure> {
+        let mut known = self.knowledge.lock().await;
+        if known.since.is_none() {
+            self.learn(&mut known).await?;
+        }
+        // What is staged is not in the store yet.
+        let mut items = known.items.clone();
+        let (record, staged) = image_of(&chunks, &mut items)?;
+        // For as long as the store cannot be reached.
+        self.world.pause(self.node).await;
+        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
+        let lease = Lease::acquire(store, clock, &lease, "pending").await?;
+        for (key, body) in staged {
+            self.store.put(&key, body).await?;
+        }
+        known.items = items;
+        let id = record.write(&*self.store).await?;
+        let uploaded = self.publish(&name, id, &record, None, &lease).await;
+        if uploaded.as_ref().is_err_and(is_gone) {
+            known.since = None;
+            self.met.lock().unwrap().gone += 1;
+        }
+        uploaded?;
+        self.met.lock().unwrap().uploaded += 1;
+        Ok(lease.release().await?)
+    }
+
     async fn store_image(
         &self,
         name: &RefName,
@@ -129,24 +169,16 @@ impl Writer {
             Some(since) => since,
             None => self.learn(known).await?,
         };
-        let items = chunks.iter().map(|number| {
-            let chunk = chunk(*number);
-            (ItemKind::Chunk(chunk.id()), chunk.bytes().to_vec())
-        });
-        let data = self.add(PackKind::Data, items.collect(), known).await?;
-        let (root, trees) = trees_of(chunks);
-        let trees = self.add(PackKind::Tree, trees, known).await?;
-        let (metadata, bytes) = encode_metadata_image(root, b"image", &Hints::default())?;
-        self.store.put(&metadata.key(), bytes.into()).await?;
-        let record = Record {
-            kind: RecordKind::Image,
-            trees: vec![root],
-            packs: data.union(&trees).copied().collect(),
-            metadata_images: [(root, metadata)].into(),
-            payload: Vec::new(),
-        };
+        let mut items = known.items.clone();
+        let (record, new) = image_of(chunks, &mut items)?;
+        let is_reused = items.len() < known.items.len() + chunks.len() + 2;
+        self.met.lock().unwrap().reused += u64::from(is_reused);
+        for (key, body) in new {
+            self.store.put(&key, body).await?;
+        }
+        known.items = items;
         let id = record.write(&*self.store).await?;
-        self.publish(name, id, &record, since, lease).await
+        self.publish(name, id, &record, Some(since), lease).await
     }
 
     /// Gives an image that has a name another one.
@@ -162,7 +194,7 @@ impl Writer {
         let found = read_ref(&*self.store, &from).await?;
         if let Some((target, _)) = found {
             let record = Record::read(&*self.store, target.record).await?;
-            self.publish(&to, target.record, &record, since, &lease)
+            self.publish(&to, target.record, &record, Some(since), &lease)
                 .await?;
         }
         Ok(lease.release().await?)
@@ -173,19 +205,19 @@ impl Writer {
         name: &RefName,
         id: RecordId,
         record: &Record,
-        since: Epoch,
+        since: Option<Epoch>,
         lease: &Lease,
     ) -> Result<(), Failure> {
         let seen = read_ref(&*self.store, name).await?.map(|found| found.1);
         let since = match self.broken {
-            Some(Broken::NoLook) => read_epoch(&*self.store).await?,
+            Some(Broken::NoLook) => Some(read_epoch(&*self.store).await?),
             _ => since,
         };
         if self.broken == Some(Broken::NoSecure) {
             self.world.pause(self.node).await;
             lease.check()?;
         } else {
-            let secured = secure(&*self.store, &*self.clock, id, record, Some(since)).await?;
+            let secured = secure(&*self.store, &*self.clock, id, record, since).await?;
             self.world.pause(self.node).await;
             if self.broken != Some(Broken::NoLeaseCheck) {
                 lease.check()?;
@@ -224,47 +256,69 @@ impl Writer {
         known.since = Some(since);
         Ok(since)
     }
+}
 
-    /// Stores those of the items that are not known, and returns the packs of all.
-    async fn add(
-        &self,
-        kind: PackKind,
-        items: Vec<(ItemKind, Vec<u8>)>,
-        known: &mut Knowledge,
-    ) -> Result<BTreeSet<PackName>, Failure> {
-        let mut packs = BTreeSet::new();
-        let mut fresh = Vec::new();
-        for (item, bytes) in items {
-            match known.items.get(&item) {
-                Some(pack) => drop(packs.insert(*pack)),
-                None => fresh.push((item, bytes)),
-            }
+/// What is to be stored, in this order.
+type New = Vec<(Key, Bytes)>;
+
+/// Makes the record of an image of `chunks`, and what is not known to be stored of it.
+fn image_of(chunks: &BTreeSet<u8>, known: &mut Known) -> Result<(Record, New), Failure> {
+    let items = chunks.iter().map(|number| {
+        let chunk = chunk(*number);
+        (ItemKind::Chunk(chunk.id()), chunk.bytes().to_vec())
+    });
+    let (mut packs, mut new) = pack(PackKind::Data, items.collect(), known)?;
+    let (root, trees) = trees_of(chunks);
+    let (tree_packs, new_trees) = pack(PackKind::Tree, trees, known)?;
+    packs.extend(tree_packs);
+    new.extend(new_trees);
+    let (metadata, bytes) = encode_metadata_image(root, b"image", &Hints::default())?;
+    new.push((metadata.key(), bytes.into()));
+    let record = Record {
+        kind: RecordKind::Image,
+        trees: vec![root],
+        packs,
+        metadata_images: [(root, metadata)].into(),
+        payload: Vec::new(),
+    };
+    Ok((record, new))
+}
+
+/// Packs those of the items that are not known, and returns the packs of all.
+fn pack(
+    kind: PackKind,
+    items: Vec<(ItemKind, Vec<u8>)>,
+    known: &mut Known,
+) -> Result<(BTreeSet<PackName>, New), Failure> {
+    let mut packs = BTreeSet::new();
+    let mut fresh = Vec::new();
+    for (item, bytes) in items {
+        match known.get(&item) {
+            Some(pack) => drop(packs.insert(*pack)),
+            None => fresh.push((item, bytes)),
         }
-        self.met.lock().unwrap().reused += u64::from(!packs.is_empty());
-        if fresh.is_empty() {
-            return Ok(packs);
-        }
-        let mut pack = PackBuilder::new(kind);
-        for (item, bytes) in &fresh {
-            let hash = Digest::of(bytes);
-            let len = u32::try_from(bytes.len()).unwrap();
-            pack.push_frame(
-                &frame::compress(bytes)?,
-                &[(Item { kind: *item, hash }, len)],
-            );
-        }
-        let pack = pack.finish();
-        let name = pack.name;
-        self.store.put(&name.key(), pack.bytes.into()).await?;
-        self.store
-            .put(&name.index_key(), pack.index_bytes.into())
-            .await?;
-        known
-            .items
-            .extend(fresh.iter().map(|(item, _)| (*item, name)));
-        packs.insert(name);
-        Ok(packs)
     }
+    if fresh.is_empty() {
+        return Ok((packs, Vec::new()));
+    }
+    let mut pack = PackBuilder::new(kind);
+    for (item, bytes) in &fresh {
+        let hash = Digest::of(bytes);
+        let len = u32::try_from(bytes.len()).unwrap();
+        pack.push_frame(
+            &frame::compress(bytes)?,
+            &[(Item { kind: *item, hash }, len)],
+        );
+    }
+    let pack = pack.finish();
+    let name = pack.name;
+    known.extend(fresh.iter().map(|(item, _)| (*item, name)));
+    packs.insert(name);
+    let new = vec![
+        (name.key(), pack.bytes.into()),
+        (name.index_key(), pack.index_bytes.into()),
+    ];
+    Ok((packs, new))
 }
 
 /// The trees of an image with a file for each chunk.

@@ -29,10 +29,11 @@ impl Sim {
         if idle && self.runs(NODES) && self.rng.one_in(12) {
             self.start_gc();
         }
-        if self.rng.one_in(500) {
+        let calm = if self.calm { 10 } else { 1 };
+        if self.rng.one_in(500 * calm) {
             self.crash();
         }
-        if self.rng.one_in(250) {
+        if self.rng.one_in(250 * calm) {
             let victim = usize::try_from(self.rng.below(NODES as u64 + 1)).unwrap();
             self.freeze(victim);
         }
@@ -108,7 +109,8 @@ impl Sim {
         let met = Arc::clone(&self.met);
         let task = async move {
             let done = match kind {
-                0..5 => writer.ingest(to, chunks, lease).await,
+                0..4 => writer.ingest(to, chunks, lease).await,
+                4 => writer.upload(to, chunks, lease).await,
                 5 | 6 => writer.tag(from, to, lease).await,
                 _ => crate::delete_ref(&*writer.store, &to)
                     .await
@@ -127,10 +129,12 @@ impl Sim {
             false => [0, 0, half, 24 * HOUR_MS],
         };
         let hold_ms = holds[usize::try_from(self.rng.below(4)).unwrap()];
+        let repacks = self.calm || self.rng.one_in(2);
         self.collector = Some(tokio::spawn(collect(
             Arc::clone(&self.world),
             Arc::clone(&self.met),
             Duration::from_millis(hold_ms),
+            repacks,
             self.broken,
         )));
     }
@@ -183,6 +187,7 @@ impl Sim {
     /// Lets time pass, but no more than a request on its way may take.
     fn let_time_pass(&mut self) {
         let wanted = match self.rng.below(40) {
+            0..36 if self.calm => self.rng.below(1000),
             0..28 => self.rng.below(10_000),
             28..36 => self.rng.below(200_000),
             36..39 => self.rng.below(2 * HOUR_MS),
