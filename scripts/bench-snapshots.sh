@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures snapshots and forks, in the daemon's own time unless said otherwise.
 #
-#   bench-snapshots.sh small|fork|node|chain|frozen NACRE IMAGE
+#   bench-snapshots.sh small|fork|node|chain|frozen|ladder NACRE IMAGE
 #
 #   small   snapshots of 0, 1 and 1,000 small files written; medians of 20
 #   fork    a running sandbox with 200 MB of changes, forked 100 times
@@ -9,6 +9,8 @@
 #           compares what it shows
 #   chain   200 snapshots in a line, of one sandbox and of forks of forks
 #   frozen  2 GB written on ext4, btrfs and XFS: how long the sandbox stands still
+#   ladder  snapshots of 1 and 1,000 small files written, at 20 ms for every request: --wait durable and
+#           local, and how long a local one takes until it is durable; medians of 20
 #
 # NACRE is the binary, IMAGE an image of the store that NACRE_STORE names, with sh, dd and python3.
 # NACRE_ROOT is used for `small`, `fork` and `chain`; what else is needed is made below
@@ -17,7 +19,7 @@
 set -euo pipefail
 
 if [ $# -ne 3 ]; then
-    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,20s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 what=$1 nacre=$2 image=$3
@@ -273,9 +275,31 @@ print("%s, writer %s: frozen %s ms, cloned %s, total %s ms" % (sys.argv[1], sys.
     done
 }
 
+ladder() {
+    other 20 daemon > /dev/null 2>&1 &
+    until other 20 --json info | json 'd["daemon"]["pid"]' > /dev/null 2>&1; do sleep 0.1; done
+    other 20 run --name bench "$image" true
+    live=$scratch/node/sandboxes/bench/rootfs
+    for files in 1 1000; do
+        for wait in durable local; do
+            for _ in {1..20}; do
+                write "$files"
+                other 20 --json snapshot create bench --wait "$wait" --name bench-ladder
+                began=$(date +%s.%N)
+                other 20 snapshot wait bench-ladder > /dev/null
+                echo "$(date +%s.%N) $began" >> "$scratch/waits-$wait-$files"
+            done | median "$wait, $files files written"
+        done
+        awk '{ print $1 - $2 }' "$scratch/waits-local-$files" | sort -n |
+            sed -n '10s/.*/then durable after & s, of a command that waits/p'
+    done
+    other 20 rm -f bench > /dev/null
+    stop_node "$scratch/node"
+}
+
 load
 case $what in
-small | fork | node | chain | frozen) "$what" ;;
+small | fork | node | chain | frozen | ladder) "$what" ;;
 *) echo "bench-snapshots.sh: $what is not measured" >&2; exit 2 ;;
 esac
 load

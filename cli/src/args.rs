@@ -13,7 +13,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use mount::{Mount, MountInto, MountMode, Umount, UmountFrom};
 pub(crate) use quantities::{parse_bytes, parse_duration};
 pub(crate) use snapshot::{
-    Fork, LayerCompression, SnapshotCreate, SnapshotDiff, SnapshotExport, SnapshotTag, SnapshotVerb,
+    Fork, LayerCompression, SnapshotCreate, SnapshotDiff, SnapshotExport, SnapshotTag,
+    SnapshotVerb, SnapshotWait,
 };
 pub(crate) use volume::{
     VolumeCommit, VolumeCreate, VolumeFork, VolumeReload, VolumeRestore, VolumeSnapshot, VolumeVerb,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nacre_blobstore::ChunkSource;
 use nacre_fs::KeeperOptions;
 use nacre_region_cache::RegionCache;
-use nacre_snapshotter::{Client, ClientError, Node, NodeOptions};
+use nacre_snapshotter::{Client, ClientError, Node, NodeOptions, PENDING_BYTES_MAX};
 use rustix::fs::{FlockOperation, flock};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -136,6 +136,8 @@ fn node_options(settings: &Settings) -> Result<NodeOptions, Failure> {
         store_url: settings.store.to_string(),
         cache: settings.cache,
         sources,
+        region: None,
+        pending_bytes_max: PENDING_BYTES_MAX,
         clock: Arc::clone(&settings.clock),
         crash: crash_hook(),
         keeper: Some(keeper),

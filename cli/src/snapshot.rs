@@ -5,8 +5,10 @@ mod diff;
 mod export;
 mod inspect;
 mod ls;
+mod pending;
 mod rm;
 mod tag;
+mod wait;
 
 use nacre_snapshotter::SnapshotError;
 
@@ -20,6 +22,7 @@ pub(crate) async fn snapshot(settings: &Settings, verb: SnapshotVerb) -> Result<
         SnapshotVerb::Ls => ls::ls(settings).await,
         SnapshotVerb::Inspect(named) => inspect::inspect(settings, &named.name).await,
         SnapshotVerb::Rm(named) => rm::rm(settings, &named.name).await,
+        SnapshotVerb::Wait(arguments) => wait::wait(settings, &arguments).await,
         SnapshotVerb::Tag(arguments) => tag::tag(settings, &arguments).await,
         SnapshotVerb::Diff(arguments) => diff::diff(settings, arguments).await,
         SnapshotVerb::Export(arguments) => export::export(settings, &arguments).await,
@@ -29,13 +32,16 @@ pub(crate) async fn snapshot(settings: &Settings, verb: SnapshotVerb) -> Result<
 impl Classed for SnapshotError {
     fn class(&self) -> Class {
         match self {
-            Self::NotFound(_) => (NOT_FOUND, Some("`nacre snapshot ls` lists the snapshots")),
+            Self::NotFound(_) => (
+                NOT_FOUND,
+                Some("`nacre snapshot ls` lists them; only its node knows one that is not durable"),
+            ),
             Self::NoVolume(_) => (NOT_FOUND, Some("`nacre volume ls` lists the volumes")),
             Self::NoVersion { .. } => (NOT_FOUND, Some("`nacre volume log` lists the versions")),
             Self::NotDirectory(_) => (NOT_FOUND, None),
             Self::Invalid(_) | Self::Name(_) => (USAGE, None),
-            Self::Taken(_) => (BUSY, None),
-            Self::Changed(_) | Self::Freeze { .. } | Self::Moved(_) => {
+            Self::Taken(_) | Self::Stuck { .. } => (BUSY, None),
+            Self::Changed(_) | Self::Freeze { .. } | Self::Moved(_) | Self::Pending(_) => {
                 (BUSY, Some("run the command again"))
             }
             Self::Missing(_) => (CORRUPT, None),

@@ -13,6 +13,7 @@ mod mountable;
 mod named;
 mod node;
 mod open;
+mod pending;
 mod server;
 mod snapshot;
 mod volume;
@@ -20,9 +21,10 @@ mod volume;
 pub use api::{
     CacheCheck, CachePrune, CacheStats, Change, CommitVolume, CommittedVolume, CreateSnapshot,
     CreatedSnapshot, DiffLine, DiffRequest, DiffSummary, FinishedTrace, MountMode, NodeInfo,
-    OpenedImage, OpenedVolume, Refusal, TierCount,
+    OpenedImage, OpenedVolume, PendingSnapshot, Refusal, Rung, TierCount,
 };
 pub use client::{Client, ClientError, DiffLines};
 pub(crate) use mountable::Mountable;
 pub use node::{KERNEL_MODE_REASON, Node, NodeError, NodeOptions};
+pub use pending::PENDING_BYTES_MAX;
 pub use server::{ServeError, serve};

@@ -9,6 +9,7 @@ pub mod layer;
 mod merge;
 pub mod oci;
 mod patch;
+mod pending;
 mod snapshot;
 mod trace;
 mod volume;
@@ -17,13 +18,14 @@ pub use daemon::{
     CacheCheck, CachePrune, CacheStats, Change, Client, ClientError, CommitVolume, CommittedVolume,
     CreateSnapshot, CreatedSnapshot, DiffLine, DiffLines, DiffRequest, DiffSummary, FinishedTrace,
     KERNEL_MODE_REASON, MountMode, Node, NodeError, NodeInfo, NodeOptions, OpenedImage,
-    OpenedVolume, Refusal, ServeError, TierCount, serve,
+    OpenedVolume, PENDING_BYTES_MAX, PendingSnapshot, Refusal, Rung, ServeError, TierCount, serve,
 };
 pub use export::{Export, ExportError, ExportOptions, Exported};
 pub use image::{IMAGES_NAMESPACE, Image, ImageError, ImageLayer, ImagePayload, image_ref};
 pub use ingest::{AddSource, AddedImage, Ingest, IngestError, NoProgress, Progress};
 pub use merge::MergeError;
 pub use patch::quote_path;
+pub use pending::{has_pending, staged_objects};
 pub use snapshot::{
     SNAPSHOT_KEYS_NAMESPACE, SNAPSHOTS_NAMESPACE, Snapshot, SnapshotError, SnapshotKind,
     SnapshotPayload, VolumePayload, is_expired, snapshot_ref,

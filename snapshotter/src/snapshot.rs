@@ -5,8 +5,9 @@
 //!                                   directories --over the base's trees--> tree packs
 //! ```
 //! A snapshot is a record with a whole, merged tree; what that shares with its base is the base's.
-//! Order of writes: data packs, tree packs, the record, the ref of its key, the ref of its name. A
-//! snapshot that was answered for is durable in the store; one that was not left garbage at most.
+//! Order of writes: data packs, tree packs, the record, the ref of its key, the ref of its name: in
+//! the store, or in what this node has staged, with an entry ([`crate::pending`]) in the place of
+//! the refs. A snapshot that was not answered for left garbage at most.
 
 mod capture;
 mod clones;
@@ -17,6 +18,7 @@ mod freeze;
 mod glob;
 mod overlay;
 mod payload;
+pub(crate) mod sealed;
 mod state;
 mod upper;
 
@@ -38,6 +40,9 @@ pub use payload::{SnapshotKind, SnapshotPayload, VolumePayload};
 pub const SNAPSHOTS_NAMESPACE: &str = "snapshots";
 /// The namespace of the refs by which a retried creation finds the first one's result.
 pub const SNAPSHOT_KEYS_NAMESPACE: &str = "snapshot-keys";
+
+/// Times that others may move a name first, before a snapshot is called by its id.
+const NAMING_ATTEMPTS_MAX: usize = 8;
 
 /// A snapshot that was found in a store.
 #[derive(Debug, Clone)]
@@ -149,7 +154,12 @@ impl Snapshot {
             return Err(SnapshotError::NotFound(name.to_owned()));
         }
         if let (0, Some(key)) = (left, &found.payload.key) {
-            delete_ref(store, &key_ref(key)?).await?;
+            // It may have been that of another one before this was durable.
+            let reference = key_ref(key)?;
+            let target = read_ref(store, &reference).await?;
+            if target.is_some_and(|(target, _)| target.record == found.id) {
+                delete_ref(store, &reference).await?;
+            }
         }
         Ok(())
     }
@@ -202,6 +212,72 @@ pub fn is_expired(record: &Record, now_ms: u64) -> bool {
             .is_ok_and(|payload| payload.expires_ms.is_some_and(|at| at <= now_ms))
 }
 
+/// Takes a key for a snapshot; `false` when another one has it.
+pub(crate) async fn claim_key(
+    store: &dyn BlobStore,
+    key: &str,
+    record: RecordId,
+    now_ms: u64,
+) -> Result<bool, SnapshotError> {
+    let target = Ref {
+        record,
+        changed_ms: now_ms,
+    };
+    let reference = key_ref(key)?;
+    match write_ref(store, &reference, target, None).await {
+        Err(error) if is_raced(&error) => {
+            let now = read_ref(store, &reference).await?;
+            Ok(now.is_some_and(|(now, _)| now.record == record))
+        }
+        written => Ok(written.map(|()| true)?),
+    }
+}
+
+/// Gives a snapshot that was made at `created_ms` the name that it asked for then, unless something
+/// got the name later; that keeps it, and the snapshot is called by its id. Doing it twice changes
+/// nothing.
+pub(crate) async fn name_late(
+    store: &dyn BlobStore,
+    record: RecordId,
+    name: Option<&str>,
+    created_ms: u64,
+) -> Result<(), SnapshotError> {
+    let unnamed = record.to_string();
+    if let Some(name) = name {
+        let reference = snapshot_ref(name)?;
+        for _ in 0..NAMING_ATTEMPTS_MAX {
+            let before = read_ref(store, &reference).await?;
+            let seen = match &before {
+                Some((target, _)) if target.record == record => return Ok(()),
+                Some((target, _)) if target.changed_ms > created_ms => {
+                    return name_snapshot(store, record, &unnamed, created_ms).await;
+                }
+                before => before.as_ref().map(|(_, version)| version),
+            };
+            let target = Ref {
+                record,
+                changed_ms: created_ms,
+            };
+            match write_ref(store, &reference, target, seen).await {
+                Err(error) if is_raced(&error) => {}
+                written => return Ok(written?),
+            }
+        }
+    }
+    name_snapshot(store, record, name.unwrap_or(&unnamed), created_ms).await
+}
+
+/// Tells whether someone else changed a ref first.
+fn is_raced(error: &RefError) -> bool {
+    matches!(
+        error,
+        RefError::Store {
+            source: StoreError::Exists(_) | StoreError::Conflict(_),
+            ..
+        }
+    )
+}
+
 /// Gives a snapshot a name by compare-and-swap. Who does so at the same time for the same snapshot is
 /// not in the way: forks of one state, captured in the same millisecond, are one snapshot.
 pub(crate) async fn name_snapshot(
@@ -221,13 +297,7 @@ pub(crate) async fn name_snapshot(
         Ok(()) => return Ok(()),
         Err(error) => error,
     };
-    let is_conflict = matches!(
-        &error,
-        RefError::Store {
-            source: StoreError::Exists(_) | StoreError::Conflict(_),
-            ..
-        }
-    );
+    let is_conflict = is_raced(&error);
     match read_ref(store, &reference).await {
         Ok(Some((now, _))) if is_conflict && now.record == record => Ok(()),
         _ => Err(error.into()),

@@ -56,6 +56,8 @@ fn start(store: &Arc<dyn BlobStore>, root: &Path) -> Arc<Node> {
         store_url: "memory:".to_owned(),
         cache: nacre_fs::NodeCacheOptions::default(),
         sources: Vec::new(),
+        region: None,
+        pending_bytes_max: u64::MAX,
         clock: Arc::new(SystemClock::new()),
         crash: nacre_blobstore::CrashHook::default(),
         keeper: None,

@@ -1,6 +1,7 @@
 //! The command line of snapshots and forks.
 
 use clap::{Args, Subcommand, ValueEnum};
+use nacre_snapshotter::Rung;
 
 use super::{Run, parse_duration};
 
@@ -12,8 +13,10 @@ pub(crate) enum SnapshotVerb {
     Ls,
     /// Show a snapshot
     Inspect(SnapshotNamed),
-    /// Remove a snapshot's name, or by its id all its names
+    /// Remove a snapshot's name, or by its id all its names; one that is not durable yet is dropped
     Rm(SnapshotNamed),
+    /// Wait until a snapshot is safe
+    Wait(SnapshotWait),
     /// Give a snapshot a name, taking it from whatever has it
     Tag(SnapshotTag),
     /// List what differs between two images or snapshots, or directories of them
@@ -35,7 +38,8 @@ pub(crate) struct SnapshotCreate {
     /// How long to keep it, such as 12h or 30d, or never to drop it
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_ttl)]
     pub(crate) ttl: Ttl,
-    /// How safe it must be before the command ends; it always is durable
+    /// How safe it must be before the command ends: usable on this node, or in the store. What is
+    /// only local is uploaded in the background
     #[arg(long, value_enum, default_value_t = Durability::Durable)]
     pub(crate) wait: Durability,
     /// Return what the first command with this key made
@@ -53,6 +57,15 @@ pub(crate) struct SnapshotCreate {
 pub(crate) struct SnapshotNamed {
     /// Name or id of the snapshot
     pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotWait {
+    /// Name or id of the snapshot
+    pub(crate) name: String,
+    /// How safe it must be
+    #[arg(long = "for", value_name = "RUNG", value_enum, default_value_t = Durability::Durable)]
+    pub(crate) rung: Durability,
 }
 
 #[derive(Debug, Args)]
@@ -123,6 +136,16 @@ pub(crate) enum Durability {
     Region,
     /// In the object store
     Durable,
+}
+
+impl From<Durability> for Rung {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Local => Self::Local,
+            Durability::Region => Self::Region,
+            Durability::Durable => Self::Durable,
+        }
+    }
 }
 
 /// How long a snapshot is kept; `None` is for ever.

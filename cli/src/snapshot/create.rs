@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nacre_launcher::{Launcher, Status};
-use nacre_snapshotter::{ClientError, CreateSnapshot, CreatedSnapshot};
+use nacre_snapshotter::{ClientError, CreateSnapshot, CreatedSnapshot, Rung};
 
 use crate::args::SnapshotCreate;
 use crate::failure::{Failure, USAGE};
@@ -25,6 +25,7 @@ pub(super) async fn create(settings: &Settings, arguments: SnapshotCreate) -> Re
         .iter()
         .map(label)
         .collect::<Result<_, _>>()?;
+    let rung = Rung::from(arguments.wait);
     let request = |mut request: CreateSnapshot| {
         request.path = normal(&arguments.path);
         request.name = arguments.name;
@@ -32,10 +33,14 @@ pub(super) async fn create(settings: &Settings, arguments: SnapshotCreate) -> Re
         request.key = arguments.key;
         request.excludes = arguments.exclude;
         request.labels = labels;
+        request.wait = rung;
         request
     };
     let request = request(request_of(&launcher(settings)?, &sandbox)?);
     let created = send(settings, &request).await?;
+    if rung == Rung::Region && created.durability == Rung::Durable {
+        output::note("no region cache takes writes: it is in the store");
+    }
     if settings.json {
         return output::json(&created);
     }
@@ -43,17 +48,23 @@ pub(super) async fn create(settings: &Settings, arguments: SnapshotCreate) -> Re
         output::note(&format!("left out {path}: a socket cannot be kept"));
     }
     output::note(&format!(
-        "{} added, {} modified, {} removed; {} stored in {:.0} ms",
+        "{} added, {} modified, {} removed; {} {} in {:.0} ms",
         created.added,
         created.modified,
         created.removed,
         human_bytes(created.bytes_uploaded),
+        if created.durability == Rung::Durable {
+            "stored"
+        } else {
+            "to be uploaded"
+        },
         created.total_ms,
     ));
     output::line(created.name.as_ref().unwrap_or(&created.snapshot))
 }
 
-/// Returns the request for a snapshot of all that a sandbox wrote, to be collected in a day.
+/// Returns the request for a snapshot of all that a sandbox wrote, to be collected in a day, and to
+/// be used on this node before it is uploaded.
 pub(crate) fn request_of(launcher: &Launcher, sandbox: &str) -> Result<CreateSnapshot, Failure> {
     let info = launcher
         .inspect(sandbox)
@@ -74,6 +85,7 @@ pub(crate) fn request_of(launcher: &Launcher, sandbox: &str) -> Result<CreateSna
         key: None,
         excludes: Vec::new(),
         labels: BTreeMap::new(),
+        wait: Rung::Local,
     })
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use nacre_snapshotter::layer::Compression;
 use nacre_snapshotter::oci::Source;
-use nacre_snapshotter::{Export, ExportError, ExportOptions, NodeError};
+use nacre_snapshotter::{Export, ExportError, ExportOptions, NodeError, Rung};
 
+use super::pending;
 use crate::args::{LayerCompression, SnapshotExport};
 use crate::failure::{Class, Classed, FAILED, Failure, NOT_FOUND, USAGE};
 use crate::image::add::registry_options;
@@ -30,6 +31,7 @@ pub(super) async fn export(settings: &Settings, arguments: &SnapshotExport) -> R
             LayerCompression::Zstd => Compression::Zstd,
         },
     };
+    pending::wait(settings, name, Rung::Durable).await?;
     let store = settings.open_store()?;
     let export = Export {
         reader: reader(settings, Arc::clone(&store)).await?,

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use nacre_snapshotter::{Snapshot, SnapshotKind};
+use nacre_blobstore::BlobStore;
+use nacre_snapshotter::{PendingSnapshot, Rung, Snapshot, SnapshotError, SnapshotKind};
 use serde::Serialize;
 
+use super::pending;
 use crate::failure::Failure;
 use crate::output;
 use crate::settings::Settings;
@@ -26,11 +28,16 @@ pub(super) struct Shown {
     labels: BTreeMap<String, String>,
     pub(super) bytes_changed: u64,
     packs: usize,
-    durability: &'static str,
+    pub(super) durability: Rung,
+    /// Bytes that are still to be uploaded.
+    bytes_pending: u64,
+    /// Why it is not durable yet, if anything is in the way.
+    error: Option<String>,
 }
 
 impl Shown {
-    pub(super) fn of(snapshot: &Snapshot) -> Self {
+    /// Shows one that is in the store, or on its way there.
+    pub(super) fn of(snapshot: &Snapshot, pending: Option<&PendingSnapshot>) -> Self {
         let payload = snapshot.payload.clone();
         Self {
             name: snapshot.name.clone(),
@@ -50,18 +57,41 @@ impl Shown {
             labels: payload.labels,
             bytes_changed: payload.bytes_changed,
             packs: snapshot.record.packs.len(),
-            // What is found in the store is durable.
-            durability: "durable",
+            durability: pending.map_or(Rung::Durable, |pending| pending.durability),
+            bytes_pending: pending.map_or(0, |pending| pending.bytes),
+            error: pending.and_then(|pending| pending.error.clone()),
         }
     }
 }
 
+impl Shown {
+    /// Shows one that is on its way.
+    pub(super) async fn pending(
+        store: &dyn BlobStore,
+        pending: &PendingSnapshot,
+    ) -> Result<Self, SnapshotError> {
+        let mut snapshot = Snapshot::find(store, &pending.snapshot).await?;
+        if let Some(name) = &pending.name {
+            snapshot.name.clone_from(name);
+        }
+        Ok(Self::of(&snapshot, Some(pending)))
+    }
+}
+
 pub(super) async fn inspect(settings: &Settings, name: &str) -> Result<(), Failure> {
-    let store = settings.open_store()?;
-    let snapshot = Snapshot::find(&*store, name)
-        .await
-        .map_err(Failure::of("inspect snapshot", name))?;
-    let shown = Shown::of(&snapshot);
+    let all = pending::list(settings).await?;
+    let fail = Failure::of("inspect snapshot", name);
+    let shown = match pending::find(&all, name) {
+        Some(found) => {
+            let store = pending::store(settings)?;
+            Shown::pending(&*store, found).await.map_err(fail)?
+        }
+        None => {
+            let store = settings.open_store()?;
+            let snapshot = Snapshot::find(&*store, name).await.map_err(fail)?;
+            Shown::of(&snapshot, None)
+        }
+    };
     if settings.json {
         return output::json(&shown);
     }

@@ -3,26 +3,36 @@
 use nacre_snapshotter::Snapshot;
 
 use super::inspect::Shown;
+use super::pending;
 use crate::failure::Failure;
 use crate::output::{self, human_bytes};
 use crate::settings::Settings;
 
 pub(super) async fn ls(settings: &Settings) -> Result<(), Failure> {
     let store = settings.open_store()?;
-    let snapshots = Snapshot::list(&*store)
-        .await
-        .map_err(Failure::of("list", "snapshots"))?;
+    let fail = Failure::of("list", "snapshots");
+    // First: what becomes durable meanwhile is not missed.
+    let all = pending::list(settings).await?;
+    let mut shown = Vec::new();
+    if !all.is_empty() {
+        let store = pending::store(settings)?;
+        for found in &all {
+            shown.push(Shown::pending(&*store, found).await.map_err(&fail)?);
+        }
+    }
+    let stored = Snapshot::list(&*store).await.map_err(fail)?;
+    shown.extend(stored.iter().map(|snapshot| Shown::of(snapshot, None)));
+    shown.sort_by(|a, b| a.name.cmp(&b.name));
+    // One that became durable meanwhile.
+    shown.dedup_by(|b, a| (&a.name, &a.snapshot) == (&b.name, &b.snapshot));
     if settings.json {
-        return snapshots
-            .iter()
-            .try_for_each(|snapshot| output::json(&Shown::of(snapshot)));
+        return shown.iter().try_for_each(output::json);
     }
     output::line(&format!(
-        "{:<40} {:<14} {:<20} {:>12}",
-        "NAME", "SNAPSHOT", "SANDBOX", "CHANGED"
+        "{:<40} {:<14} {:<20} {:>12} {}",
+        "NAME", "SNAPSHOT", "SANDBOX", "CHANGED", "SAFE"
     ))?;
-    snapshots.iter().try_for_each(|snapshot| {
-        let shown = Shown::of(snapshot);
+    shown.iter().try_for_each(|shown| {
         let changed = human_bytes(shown.bytes_changed);
         // A snapshot without a name is called by its id, which the next column shows.
         let name = if shown.name == shown.snapshot {
@@ -31,9 +41,10 @@ pub(super) async fn ls(settings: &Settings) -> Result<(), Failure> {
             &shown.name
         };
         output::line(&format!(
-            "{name:<40} {:<14} {:<20} {changed:>12}",
+            "{name:<40} {:<14} {:<20} {changed:>12} {}",
             &shown.snapshot[..12],
-            shown.sandbox
+            shown.sandbox,
+            shown.durability
         ))
     })
 }

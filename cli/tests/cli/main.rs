@@ -11,6 +11,7 @@ mod diff;
 mod export;
 mod hostile;
 mod images;
+mod ladder;
 mod layout;
 mod lines;
 mod links;

@@ -1,5 +1,7 @@
 //! What is said over the control API.
 
+mod pending;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -7,6 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nacre_fs::mount::Lower;
 use serde::{Deserialize, Serialize};
+
+pub(super) use pending::{CancelRequest, WaitRequest};
+pub use pending::{PendingSnapshot, Rung};
 
 /// `POST /v1/images/open`: make an image readable below the mount.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -222,6 +227,9 @@ pub struct CreateSnapshot {
     pub excludes: Vec<String>,
     /// Labels of the snapshot.
     pub labels: BTreeMap<String, String>,
+    /// How safe it must be when this is answered.
+    #[serde(default)]
+    pub wait: Rung,
 }
 
 /// A snapshot that was made.
@@ -247,7 +255,7 @@ pub struct CreatedSnapshot {
     pub removed: u64,
     /// Bytes of files among those.
     pub bytes_changed: u64,
-    /// Bytes written to the store.
+    /// Bytes written to the store, or staged for it.
     pub bytes_uploaded: u64,
     /// How long the sandbox stood still.
     pub frozen_ms: f64,
@@ -256,8 +264,8 @@ pub struct CreatedSnapshot {
     pub cloned: u64,
     /// How long it took.
     pub total_ms: f64,
-    /// Where it is safe: always `durable`, it is in the store before this is answered.
-    pub durability: String,
+    /// How safe it is by now.
+    pub durability: Rung,
     /// Paths that were left out because they cannot be kept: sockets.
     pub skipped: Vec<String>,
 }

@@ -14,9 +14,10 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use super::api::{
-    CacheCheck, CachePrune, CacheStats, CommitVolume, CommittedVolume, CreateSnapshot,
-    CreateVolumeRequest, CreatedSnapshot, DiffLine, DiffRequest, FinishTraceRequest, FinishedTrace,
-    MountMode, NodeInfo, OpenRequest, OpenedImage, PruneRequest, Refusal, VerifyRequest,
+    CacheCheck, CachePrune, CacheStats, CancelRequest, CommitVolume, CommittedVolume,
+    CreateSnapshot, CreateVolumeRequest, CreatedSnapshot, DiffLine, DiffRequest,
+    FinishTraceRequest, FinishedTrace, MountMode, NodeInfo, OpenRequest, OpenedImage,
+    PendingSnapshot, PruneRequest, Refusal, Rung, VerifyRequest, WaitRequest,
 };
 
 /// How long an answer may take; opening an image reads from the store.
@@ -137,6 +138,45 @@ impl Client {
             "/v1/snapshots/create",
             request,
         );
+        call.await
+    }
+
+    /// Returns the snapshots that are not durable yet.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn pending_snapshots(&self) -> Result<Vec<PendingSnapshot>, ClientError> {
+        self.call(Method::GET, "/v1/snapshots/pending", &()).await
+    }
+
+    /// Waits a while until a pending snapshot is as safe as `rung`, or cannot be, and tells how it
+    /// stands: `None` when none of that name or id is pending. To be repeated.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn wait_snapshot(
+        &self,
+        snapshot: &str,
+        rung: Rung,
+    ) -> Result<Option<PendingSnapshot>, ClientError> {
+        let request = WaitRequest {
+            snapshot: snapshot.to_owned(),
+            rung,
+        };
+        self.call(Method::POST, "/v1/snapshots/wait", &request)
+            .await
+    }
+
+    /// Drops the pending snapshots of a name or an id, and tells how many there were.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn cancel_snapshot(&self, snapshot: &str) -> Result<u64, ClientError> {
+        let request = CancelRequest {
+            snapshot: snapshot.to_owned(),
+        };
+        let path = "/v1/snapshots/cancel";
+        let call = self.call_within(SNAPSHOT_DEADLINE, Method::POST, path, &request);
         call.await
     }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use nacre_blobstore::{
     BlobStore, CatalogError, ChunkIndex, ChunkSource, Clock, CrashHook, IndexError, Origin,
-    PackLoader, ReadError, Reader, ReaderOptions, TraceError, TreePathError,
+    PackLoader, ReadError, Reader, ReaderOptions, RegionWriter, StagedStore, TraceError,
+    TreePathError,
 };
 use nacre_fs::erofs::ErofsError;
 use nacre_fs::{
@@ -20,6 +21,7 @@ use tokio::sync::Notify;
 use super::api::{FinishedTrace, MountMode, NodeInfo};
 use super::cache::recheck;
 use super::open::Opening;
+use super::pending::{Pending, Uploads};
 use crate::hints::HintedReader;
 use crate::image::ImageError;
 use crate::snapshot::{SnapshotError, thaw_noted};
@@ -53,6 +55,10 @@ pub struct NodeOptions {
     pub cache: NodeCacheOptions,
     /// Tiers between this node and the store, nearest first.
     pub sources: Vec<Arc<dyn ChunkSource>>,
+    /// The region's cache, if it takes what is written.
+    pub region: Option<Arc<dyn RegionWriter>>,
+    /// Bytes of what is not durable yet at which creations wait.
+    pub pending_bytes_max: u64,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// What tests do at each point of the making of a snapshot.
@@ -128,6 +134,11 @@ pub enum NodeError {
 #[derive(Debug)]
 pub struct Node {
     pub(super) options: NodeOptions,
+    /// The store with what is staged in front of it. Names are in `options.store` alone.
+    pub(super) store: Arc<dyn BlobStore>,
+    pub(super) pending: Arc<Pending>,
+    /// None once the node was stopped.
+    uploads: Mutex<Option<Uploads>>,
     pub(super) index: Arc<ChunkIndex>,
     pub(super) loader: Arc<PackLoader>,
     pub(super) reader: Arc<Reader>,
@@ -153,11 +164,17 @@ impl Node {
         make_private(&mount_point)?;
         thaw_noted(&options.root.join(FROZEN_FOLDER));
         let index = Arc::new(ChunkIndex::open(&options.index)?);
-        let mut sources = options.sources.clone();
+        let pending = Pending::open(&options, &index, &runtime)?;
+        let staged = Arc::clone(&pending.staged);
+        let mut sources: Vec<Arc<dyn ChunkSource>> =
+            vec![Arc::new(Origin::on_node(Arc::clone(&staged)))];
+        sources.extend(options.sources.iter().map(Arc::clone));
         sources.push(Arc::new(Origin::new(Arc::clone(&options.store))));
+        let store: Arc<dyn BlobStore> =
+            Arc::new(StagedStore::new(staged, Arc::clone(&options.store)));
         let loader = {
             let _entered = runtime.enter();
-            PackLoader::new(Arc::clone(&options.store), Arc::clone(&index))?
+            PackLoader::new(Arc::clone(&store), Arc::clone(&index))?
         };
         let loader = Arc::new(loader);
         let reader = Arc::new(Reader::with_loader(
@@ -186,12 +203,16 @@ impl Node {
             Traces::new(store, reader, cache, clock, follower)
         };
         let served = Arc::clone(&view);
+        let uploads = pending.upload_in(&runtime);
         let session = match options.keeper.clone() {
             Some(keeper) => ContentMount::keep(&mount_point, served, runtime, keeper)?,
             None => ContentMount::mount(&mount_point, served, runtime)?,
         };
         Ok(Self {
             options,
+            store,
+            pending,
+            uploads: Mutex::new(Some(uploads)),
             index,
             loader,
             reader,
@@ -266,6 +287,7 @@ impl Node {
     /// before.
     pub async fn stop(&self) -> Result<(), NodeError> {
         let mut session = self.take_session()?;
+        self.end_uploads().await;
         if let Ok(mounts) = &self.opening.metadata {
             let mounts = Arc::clone(mounts);
             let swept = tokio::task::spawn_blocking(move || mounts.sweep(Duration::ZERO)).await;
@@ -308,6 +330,7 @@ impl Node {
     /// [`NodeError::Cache`], which costs the next daemon some checking; [`NodeError::Stopped`].
     pub async fn hand_over(&self) -> Result<(), NodeError> {
         let session = self.take_session()?;
+        self.end_uploads().await;
         self.leave(session).await
     }
 
@@ -326,6 +349,18 @@ impl Node {
                 tracing::warn!("fetches are slow: leave the cache to be checked");
                 Ok(())
             }
+        }
+    }
+
+    /// Ends what this node would go on with behind its answers.
+    async fn end_uploads(&self) {
+        let uploads = self
+            .uploads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(uploads) = uploads {
+            uploads.end().await;
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 use super::api::{MountMode, OpenedImage, OpenedVolume};
 use super::mountable::{Located, Mountable};
 use super::node::{Node, NodeError};
+use crate::image::Image;
 
 /// Images whose record is kept in memory; it is immutable, and its name is looked up each time.
 const RECORDS_MAX: usize = 256;
@@ -59,7 +60,7 @@ impl Node {
         name: &str,
         wanted: Option<MountMode>,
     ) -> Result<OpenedImage, NodeError> {
-        let located = Mountable::locate(&*self.options.store, name).await?;
+        let located = self.locate(name).await?;
         let image = self.read_image(name, located.record).await?;
         let tree = image
             .tree()
@@ -115,8 +116,25 @@ impl Node {
 
     /// Finds an image, a snapshot or a volume by its name or id.
     pub(super) async fn find_image(&self, name: &str) -> Result<Arc<Mountable>, NodeError> {
-        let located = Mountable::locate(&*self.options.store, name).await?;
+        let located = self.locate(name).await?;
         self.read_image(name, located.record).await
+    }
+
+    /// Finds what a name stands for on this node: what is pending here comes before what the store
+    /// has under the name, unless that is an image. What is pending is found without the store.
+    async fn locate(&self, name: &str) -> Result<Located, NodeError> {
+        let Some(record) = self.pending.find(name) else {
+            return Mountable::locate(&*self.options.store, name).await;
+        };
+        let is_volume = false;
+        let pending = Located { record, is_volume };
+        match Image::locate(&*self.options.store, name).await {
+            Ok(record) => Ok(Located { record, is_volume }),
+            Err(error) => {
+                tracing::debug!(%error, "use a pending snapshot");
+                Ok(pending)
+            }
+        }
     }
 
     /// Reads the record that was found for `name`, once, however many want it at the same time.
@@ -130,7 +148,7 @@ impl Node {
             Arc::clone(images.entry(id).or_default())
         };
         let find = async || {
-            let found = Mountable::read(&*self.options.store, name, id).await?;
+            let found = Mountable::read(&*self.store, name, id).await?;
             Ok::<_, NodeError>(Arc::new(found))
         };
         image.get_or_try_init(find).await.cloned()

@@ -17,8 +17,8 @@ use nacre_blobstore::{CatalogError, ReadError, RecordError, RefError, SecureErro
 use tokio::net::UnixListener;
 
 use super::api::{
-    CommitVolume, CreateSnapshot, CreateVolumeRequest, DiffRequest, FinishTraceRequest,
-    OpenRequest, PruneRequest, Refusal, VerifyRequest,
+    CancelRequest, CommitVolume, CreateSnapshot, CreateVolumeRequest, DiffRequest,
+    FinishTraceRequest, OpenRequest, PruneRequest, Refusal, VerifyRequest, WaitRequest,
 };
 use super::node::{Node, NodeError};
 use crate::image::ImageError;
@@ -62,6 +62,9 @@ pub async fn serve(
         .route("/v1/cache/prune", post(prune_cache))
         .route("/v1/images/open", post(open_image))
         .route("/v1/snapshots/create", post(create_snapshot))
+        .route("/v1/snapshots/pending", get(pending_snapshots))
+        .route("/v1/snapshots/wait", post(wait_snapshot))
+        .route("/v1/snapshots/cancel", post(cancel_snapshot))
         .route("/v1/trees/diff", post(diff_trees))
         .route("/v1/volumes/create", post(create_volume))
         .route("/v1/volumes/commit", post(commit_volume))
@@ -110,6 +113,28 @@ async fn create_snapshot(
     // snapshot that is half made is lost work.
     let created = tokio::spawn(async move { node.create_snapshot(request).await });
     answer(created.await.unwrap_or(Err(NodeError::Stopped)))
+}
+
+async fn pending_snapshots(State(node): State<Arc<Node>>) -> Response {
+    answer(Ok(node.pending_snapshots()))
+}
+
+async fn wait_snapshot(
+    State(node): State<Arc<Node>>,
+    Json(request): Json<WaitRequest>,
+) -> Response {
+    answer(Ok(node
+        .wait_snapshot(&request.snapshot, request.rung)
+        .await))
+}
+
+async fn cancel_snapshot(
+    State(node): State<Arc<Node>>,
+    Json(request): Json<CancelRequest>,
+) -> Response {
+    // What is marked is to be removed.
+    let cancelled = tokio::spawn(async move { node.cancel_snapshot(&request.snapshot).await });
+    answer(cancelled.await.unwrap_or(Err(NodeError::Stopped)))
 }
 
 async fn diff_trees(State(node): State<Arc<Node>>, Json(request): Json<DiffRequest>) -> Response {
@@ -205,6 +230,8 @@ fn class_of_snapshot(error: &SnapshotError) -> (StatusCode, u8) {
         SnapshotError::Changed(_)
         | SnapshotError::Taken(_)
         | SnapshotError::Moved(_)
+        | SnapshotError::Pending(_)
+        | SnapshotError::Stuck { .. }
         | SnapshotError::Freeze { .. }
         | SnapshotError::Secure(SecureError::Gone(_) | SecureError::Busy(_) | SecureError::Late)
         | SnapshotError::Ref(RefError::Store {

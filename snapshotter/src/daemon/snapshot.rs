@@ -1,44 +1,54 @@
 //! Making snapshots of sandboxes.
 
+mod again;
+mod request;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nacre_blobstore::{
-    CrashPoint, ItemKind, Lease, PackName, Record, RecordId, RecordKind, Ref, RefError,
-    SecureError, StoreError, TreeId, WriterOptions, load_packs, read_ref, secure, sync_index,
-    write_ref,
+    CrashPoint, ItemKind, Lease, PackName, Record, RecordKind, RefError, SecureError, StoreError,
+    TreeId, WriterOptions, load_packs, resolve_packs, secure, sync_index,
 };
 use tokio::runtime::Handle;
 
-use super::api::{CreateSnapshot, CreatedSnapshot};
+use super::api::{CreateSnapshot, CreatedSnapshot, Rung};
 use super::mountable::Mountable;
 use super::node::{FROZEN_FOLDER, Node, NodeError};
+use crate::pending::Entry;
 use crate::snapshot::{
-    Capture, Captured, FoldBase, Globs, Snapshot, SnapshotError, SnapshotKind, SnapshotPayload,
-    Tools, key_ref, name_snapshot, snapshot_ref,
+    Capture, Captured, FoldBase, Globs, SnapshotError, SnapshotKind, SnapshotPayload, Tools,
+    claim_key, key_ref, name_snapshot,
 };
-
-/// Longest idempotency key, in bytes.
-const KEY_BYTES_MAX: usize = 1024;
-/// Most bytes of labels.
-const LABELS_BYTES_MAX: usize = 64 << 10;
-/// Longest path of a directory snapshot, in bytes.
-const PATH_BYTES_MAX: usize = 4096;
+use request::check;
 
 /// What a creation works on.
 struct Creation {
     request: CreateSnapshot,
     from: Arc<Mountable>,
-    began: std::time::Duration,
+    began: Duration,
+}
+
+/// Where a snapshot is made.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    /// On this node, to be uploaded later.
+    Here,
+    /// In the store, under a lease.
+    Store(&'a Lease),
 }
 
 impl Node {
-    /// Makes a snapshot of what was written to an upper directory; it is durable in the store when
-    /// this returns. With a key that was used before, returns what the first creation did.
+    /// Makes a snapshot of what was written to an upper directory. With [`Rung::Local`] it is on
+    /// the disk of this node when this returns, usable there, and on its way to the store; else it
+    /// is durable in the store. With a key that was used before, returns what the first creation
+    /// did.
     ///
     /// Costs in time, memory and requests what was written since the last snapshot of the directory,
     /// and the listings of the directories that it is in: beside at most two packs with the copies
-    /// of their indexes the requests for a lease, the record and the names.
+    /// of their indexes the requests for a lease, the record and the names. With [`Rung::Local`] it
+    /// needs no request to succeed, but for the key.
     ///
     /// # Errors
     /// [`NodeError::Snapshot`]; nothing has the name then that had it not before.
@@ -62,14 +72,18 @@ impl Node {
         let packs = &creation.from.record.packs;
         self.loader.expect(packs).await?;
         self.loader.settled(packs).await;
-        load_packs(&self.options.store, &self.index, packs).await?;
+        load_packs(&self.store, &self.index, packs).await?;
+        if creation.request.wait == Rung::Local {
+            self.pending.room().await;
+            return self.create_by(&creation, Way::Here).await;
+        }
         let holder = format!("snapshot of {}", creation.request.sandbox);
         let random = getrandom::u64().map_err(|_| NodeError::Stopped)?;
         let name = format!("snapshot-{random:016x}");
         let (store, clock) = (&self.options.store, &self.options.clock);
         let lease = Lease::acquire(Arc::clone(store), Arc::clone(clock), &name, &holder).await;
         let lease = lease.map_err(SnapshotError::from)?;
-        let created = self.create_under(&creation, &lease).await;
+        let created = self.create_by(&creation, Way::Store(&lease)).await;
         // Nobody waits for that; a lease that cannot be given back expires by itself.
         drop(tokio::spawn(async move {
             if let Err(error) = lease.release().await {
@@ -79,15 +93,19 @@ impl Node {
         created
     }
 
-    async fn create_under(
+    async fn create_by(
         &self,
         creation: &Creation,
-        lease: &Lease,
+        way: Way<'_>,
     ) -> Result<CreatedSnapshot, NodeError> {
         let once = async || {
             let capture = capture_of(creation)?;
-            let captured = self.capture(&creation.from, capture).await?;
-            self.publish(creation, captured, lease).await
+            let tools = match way {
+                Way::Here => self.staging_tools(),
+                Way::Store(_) => self.capture_tools(),
+            };
+            let captured = self.capture(&creation.from, capture, tools).await?;
+            self.publish(creation, captured, way).await
         };
         match once().await {
             // What the index knows may have been collected; what is known from the last time, too.
@@ -96,7 +114,7 @@ impl Node {
             )) => {
                 tracing::info!(%error, "capture again");
                 drop(std::fs::remove_file(&creation.request.state));
-                sync_index(&self.options.store, &self.index).await?;
+                sync_index(&self.store, &self.index).await?;
                 once().await
             }
             created => created,
@@ -108,10 +126,10 @@ impl Node {
         &self,
         from: &Mountable,
         capture: Capture,
+        tools: Tools,
     ) -> Result<(Captured, BTreeSet<PackName>), NodeError> {
-        let tools = self.capture_tools();
-        let base = self.fold_base(from).await;
-        let lower = from.record.packs.clone();
+        let base = self.fold_base(from).await?;
+        let lower = self.needed_packs(from).await?;
         let captured = tokio::task::spawn_blocking(move || {
             let mut captured = tools.capture(&capture)?;
             let (mut packs, missing) = tools.index.packs_of(captured.items.iter().copied())?;
@@ -127,6 +145,14 @@ impl Node {
             Ok((captured, packs))
         });
         Ok(captured.await.map_err(|_| NodeError::Stopped)??)
+    }
+
+    /// Returns the tools that write to what is staged.
+    fn staging_tools(&self) -> Tools {
+        Tools {
+            store: Arc::clone(&self.pending.staged),
+            ..self.capture_tools()
+        }
     }
 
     pub(super) fn capture_tools(&self) -> Tools {
@@ -157,32 +183,49 @@ impl Node {
     }
 
     /// Returns what is never copied when packs are folded: nothing, if the image is gone.
-    async fn fold_base(&self, from: &Mountable) -> FoldBase {
-        let of = |image: &Mountable| FoldBase {
-            tree: image.tree(),
-            packs: image.record.packs.clone(),
+    async fn fold_base(&self, from: &Mountable) -> Result<FoldBase, NodeError> {
+        let of = async |image: &Mountable| {
+            Ok(FoldBase {
+                tree: image.tree(),
+                packs: self.needed_packs(image).await?,
+            })
         };
         if from.base == from.id.to_string() {
-            return of(from);
+            return of(from).await;
         }
         match self.find_image(&from.base).await {
-            Ok(image) => of(&image),
+            Ok(image) => of(&image).await,
             Err(error) => {
                 tracing::debug!(%error, "fold without the image at the start of the line");
-                FoldBase::default()
+                Ok(FoldBase::default())
             }
         }
     }
 
-    /// Writes the record and then the refs.
+    /// Returns the packs that a record needs: the store is asked only if any that it lists is gone
+    /// and was repacked.
+    pub(super) async fn needed_packs(
+        &self,
+        from: &Mountable,
+    ) -> Result<BTreeSet<PackName>, NodeError> {
+        let packs = &from.record.packs;
+        for pack in packs {
+            if self.index.is_moved(*pack)? {
+                let resolved = resolve_packs(&*self.options.store, from.id, &from.record).await;
+                return Ok(resolved.map_err(SnapshotError::from)?);
+            }
+        }
+        Ok(packs.clone())
+    }
+
+    /// Writes the record and then the refs, or the entry that stands for them.
     async fn publish(
         &self,
         creation: &Creation,
         (captured, packs): (Captured, BTreeSet<PackName>),
-        lease: &Lease,
+        way: Way<'_>,
     ) -> Result<CreatedSnapshot, NodeError> {
         let Creation { request, from, .. } = creation;
-        let store = &*self.options.store;
         let parent = match captured.parent(&request.path) {
             Some(parent) => self.find_image(parent).await.ok(),
             None => None,
@@ -206,29 +249,22 @@ impl Node {
         let record = record(from, captured.tree, packs, &payload);
         let (id, bytes) = record.encode();
         let bytes_uploaded = captured.stats.bytes_stored + bytes.len() as u64;
-        store
-            .put(&id.key(), bytes.into())
-            .await
-            .map_err(SnapshotError::from)?;
-        self.options.crash.reach(CrashPoint::RecordPutAfter);
-        // Nothing keeps what the sandbox was started from: its name may be gone since.
-        let clock = &*self.options.clock;
-        let secured = secure(store, clock, id, &record, None).await;
-        let secured = secured.map_err(SnapshotError::from)?;
-        lease.check().map_err(SnapshotError::from)?;
-        secured.check(clock).map_err(SnapshotError::from)?;
-        if let Some(key) = &request.key
-            && !self.claim(key, id, now_ms).await?
-            && let Some(first) = self.created_before(creation).await?
-        {
-            return Ok(first);
+        let is_first = match way {
+            Way::Here => {
+                self.note_here(request, from, (&record, bytes), now_ms)
+                    .await?
+            }
+            Way::Store(lease) => {
+                let stored = self.name_in_store(request, (&record, bytes), now_ms, lease);
+                stored.await?
+            }
+        };
+        if !is_first {
+            let first = self.created_before(creation).await?;
+            return Ok(first.ok_or_else(|| raced(request.key.as_deref()))?);
         }
-        let unnamed = id.to_string();
-        let name = request.name.as_ref().unwrap_or(&unnamed);
-        name_snapshot(store, id, name, now_ms).await?;
-        self.options.crash.reach(CrashPoint::RefChanged);
         let created = CreatedSnapshot {
-            snapshot: unnamed.clone(),
+            snapshot: id.to_string(),
             name: request.name.clone(),
             tree: captured.tree.to_string(),
             parent: payload.parent,
@@ -242,87 +278,87 @@ impl Node {
             frozen_ms: captured.frozen.as_secs_f64() * 1000.0,
             cloned: captured.cloned,
             total_ms: self.milliseconds_since(creation.began),
-            durability: DURABLE.to_owned(),
+            durability: match way {
+                Way::Here => Rung::Local,
+                Way::Store(_) => Rung::Durable,
+            },
             skipped: captured.skipped.clone(),
         };
         if let Some(base) = from.tree() {
-            captured.remember(&request.path, unnamed, &request.state, base);
+            captured.remember(&request.path, id.to_string(), &request.state, base);
         }
         Ok(created)
     }
 
-    /// Takes a key for a snapshot; `false` when it is taken.
-    async fn claim(&self, key: &str, record: RecordId, now_ms: u64) -> Result<bool, NodeError> {
-        let target = Ref {
-            record,
-            changed_ms: now_ms,
-        };
-        let reference = key_ref(key).map_err(SnapshotError::from)?;
-        match write_ref(&*self.options.store, &reference, target, None).await {
-            Err(RefError::Store {
-                source: StoreError::Exists(_),
-                ..
-            }) => Ok(false),
-            written => Ok(written.map(|()| true).map_err(SnapshotError::from)?),
-        }
-    }
-
-    /// Returns the result of the first creation with the key of this one, under the name that this
-    /// one asks for: the first may have ended before it gave that.
-    async fn created_before(
+    /// Stages the record and notes it as pending; `false` when another pending one has the key.
+    async fn note_here(
         &self,
-        creation: &Creation,
-    ) -> Result<Option<CreatedSnapshot>, NodeError> {
-        let request = &creation.request;
-        let Some(key) = &request.key else {
-            return Ok(None);
-        };
-        let store = &*self.options.store;
-        let reference = key_ref(key).map_err(SnapshotError::from)?;
-        let found = read_ref(store, &reference)
-            .await
-            .map_err(SnapshotError::from)?;
-        let Some((target, _)) = found else {
-            return Ok(None);
-        };
-        let id = target.record.to_string();
-        let first = Snapshot::find(store, &id).await?;
-        let name = request.name.as_ref().unwrap_or(&id);
-        let reference = snapshot_ref(name).map_err(SnapshotError::from)?;
-        let named = read_ref(store, &reference).await;
-        if named.map_err(SnapshotError::from)?.is_none() {
-            name_snapshot(store, target.record, name, self.options.clock.now_ms()).await?;
-        }
-        let tree = first.tree();
-        let parent = self.find_image(&first.payload.parent).await.ok();
-        Ok(Some(CreatedSnapshot {
-            unchanged: parent.is_some_and(|parent| parent.tree() == tree),
-            tree: tree.map(|tree| tree.to_string()).unwrap_or_default(),
+        request: &CreateSnapshot,
+        from: &Mountable,
+        (record, bytes): (&Record, Vec<u8>),
+        now_ms: u64,
+    ) -> Result<bool, NodeError> {
+        let id = record.encode().0;
+        let staged = self.pending.staged.put(&id.key(), bytes.into()).await;
+        staged.map_err(SnapshotError::from)?;
+        self.options.crash.reach(CrashPoint::RecordPutAfter);
+        let entry = Entry {
+            snapshot: id.to_string(),
             name: request.name.clone(),
-            snapshot: id,
-            parent: first.payload.parent,
-            base: first.payload.base,
-            added: 0,
-            modified: 0,
-            removed: 0,
-            bytes_changed: first.payload.bytes_changed,
-            bytes_uploaded: 0,
-            frozen_ms: 0.0,
-            cloned: 0,
-            total_ms: self.milliseconds_since(creation.began),
-            durability: DURABLE.to_owned(),
-            skipped: Vec::new(),
-        }))
+            key: request.key.clone(),
+            created_ms: now_ms,
+        };
+        self.pending.note(entry, record, &from.record.packs).await
     }
 
-    pub(super) fn milliseconds_since(&self, began: std::time::Duration) -> f64 {
+    /// Stores the record and gives it its names; `false` when its key is taken.
+    async fn name_in_store(
+        &self,
+        request: &CreateSnapshot,
+        (record, bytes): (&Record, Vec<u8>),
+        now_ms: u64,
+        lease: &Lease,
+    ) -> Result<bool, NodeError> {
+        let (store, clock) = (&*self.options.store, &*self.options.clock);
+        // It may rely on what is pending.
+        self.pending.promote(&record.packs).await?;
+        let id = record.encode().0;
+        let stored = store.put(&id.key(), bytes.into()).await;
+        stored.map_err(SnapshotError::from)?;
+        self.options.crash.reach(CrashPoint::RecordPutAfter);
+        // Nothing keeps what the sandbox was started from: its name may be gone since.
+        let secured = secure(store, clock, id, record, None).await;
+        let secured = secured.map_err(SnapshotError::from)?;
+        lease.check().map_err(SnapshotError::from)?;
+        secured.check(clock).map_err(SnapshotError::from)?;
+        if let Some(key) = &request.key
+            && !claim_key(store, key, id, now_ms).await?
+        {
+            return Ok(false);
+        }
+        let unnamed = id.to_string();
+        let name = request.name.as_ref().unwrap_or(&unnamed);
+        name_snapshot(store, id, name, now_ms).await?;
+        self.options.crash.reach(CrashPoint::RefChanged);
+        Ok(true)
+    }
+
+    pub(super) fn milliseconds_since(&self, began: Duration) -> f64 {
         let elapsed = self.options.clock.elapsed().saturating_sub(began);
         elapsed.as_secs_f64() * 1000.0
     }
 }
 
-/// The last step of the ladder: the store has it.
-const DURABLE: &str = "durable";
+/// Says that the first snapshot with a key went while this one was made.
+fn raced(key: Option<&str>) -> SnapshotError {
+    match key_ref(key.unwrap_or_default()) {
+        Ok(name) => SnapshotError::Ref(RefError::Store {
+            source: StoreError::Conflict(name.key()),
+            name: name.to_string(),
+        }),
+        Err(error) => error.into(),
+    }
+}
 
 /// Makes the record; a tree that is the base's has its metadata image, too.
 fn record(
@@ -362,39 +398,4 @@ fn kind_of(path: &str) -> SnapshotKind {
     } else {
         SnapshotKind::Directory
     }
-}
-
-fn check(request: &CreateSnapshot) -> Result<(), SnapshotError> {
-    let invalid = |reason: &str| Err(SnapshotError::Invalid(reason.to_owned()));
-    let path_ok = request.path.len() <= PATH_BYTES_MAX
-        && request.path.starts_with('/')
-        && !request
-            .path
-            .split('/')
-            .any(|part| matches!(part, "." | ".."));
-    if !path_ok {
-        return invalid("the path is not absolute, or has `.` or `..` in it");
-    }
-    if request
-        .key
-        .as_ref()
-        .is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX)
-    {
-        return invalid("the key is empty or longer than 1024 bytes");
-    }
-    let label_bytes = |(key, value): (&String, &String)| key.len() + value.len();
-    if request.labels.iter().map(label_bytes).sum::<usize>() > LABELS_BYTES_MAX {
-        return invalid("the labels are longer than 64 KiB");
-    }
-    if request
-        .name
-        .as_ref()
-        .is_some_and(|name| name.parse::<RecordId>().is_ok())
-    {
-        return invalid("the name looks like an id");
-    }
-    if let Some(name) = &request.name {
-        snapshot_ref(name)?;
-    }
-    Ok(())
 }

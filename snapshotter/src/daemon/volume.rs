@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nacre_blobstore::{
     Attributes, ItemKind, Merge, PackName, Record, RecordKind, SecureError, Tree, TreeId,
-    load_packs, merge_trees, sync_index,
+    load_packs, merge_trees, resolve_packs, sync_index,
 };
 
 use super::api::{CommitVolume, CommittedVolume};
@@ -50,6 +50,8 @@ impl Node {
                 Some(from) => self.first_of(from).await?,
                 None => self.first_empty().await?,
             };
+            // What it is made from may be pending.
+            self.pending.promote(&record.packs).await?;
             Ok(leased.create(name, record).await?.record_id.to_string())
         };
         let created = created.await;
@@ -67,7 +69,7 @@ impl Node {
         Ok(Record {
             kind: RecordKind::Snapshot,
             trees: vec![tree],
-            packs: from.record.packs.clone(),
+            packs: self.needed_packs(&from).await?,
             metadata_images: image.map(|image| (tree, *image)).into_iter().collect(),
             payload: payload.encode(),
         })
@@ -86,7 +88,7 @@ impl Node {
         };
         let (tree, trees) = made()?;
         // What the index knows may have been collected.
-        sync_index(&self.options.store, &self.index).await?;
+        sync_index(&self.store, &self.index).await?;
         let packs = self.store_trees(trees).await?;
         let origin = (String::new(), String::new(), "{}".to_owned());
         let payload = first(origin, self.options.clock.now_ms())?;
@@ -112,11 +114,13 @@ impl Node {
     pub async fn commit_volume(&self, request: CommitVolume) -> Result<CommittedVolume, NodeError> {
         let began = self.options.clock.elapsed();
         let lower = self.find_image(&request.lower).await?;
-        load_packs(&self.options.store, &self.index, &lower.record.packs).await?;
+        load_packs(&self.store, &self.index, &lower.record.packs).await?;
         let holder = format!("commit of {} from {}", request.volume, request.sandbox);
         let leased = self.lease_volume(&holder).await?;
         let once = async || {
-            let captured = self.capture(&lower, capture_of(&request, &lower)?).await?;
+            let captured = self
+                .capture(&lower, capture_of(&request, &lower)?, self.capture_tools())
+                .await?;
             self.commit_captured(&request, &lower, captured, &leased, began)
                 .await
         };
@@ -127,7 +131,7 @@ impl Node {
             )) => {
                 tracing::info!(%error, "capture again");
                 drop(std::fs::remove_file(&request.state));
-                match sync_index(&self.options.store, &self.index).await {
+                match sync_index(&self.store, &self.index).await {
                     Ok(_) => once().await,
                     Err(error) => Err(error.into()),
                 }
@@ -182,6 +186,7 @@ impl Node {
             let packs = packs.union(&more).copied().collect();
             let now_ms = self.options.clock.now_ms();
             let record = next_record(request, &head, &captured, (tree, packs), now_ms)?;
+            self.pending.promote(&record.packs).await?;
             let id = leased.put(&record).await?;
             uploaded += record.encode().1.len() as u64;
             written.insert(id.to_string());
@@ -239,7 +244,7 @@ impl Node {
         if theirs == captured.tree {
             return Ok(Step::There);
         }
-        load_packs(&self.options.store, &self.index, &head.record.packs).await?;
+        load_packs(&self.store, &self.index, &head.record.packs).await?;
         let merged = merge_trees(&*self.reader, base, captured.tree, theirs).await;
         match merged.map_err(SnapshotError::from)? {
             Merge::Conflicts(paths) => {
@@ -249,7 +254,9 @@ impl Node {
             Merge::Merged(_) if !request.merge => Ok(Step::Refused(Vec::new())),
             Merge::Merged(merged) => {
                 let mut packs = self.store_trees(merged.trees).await?;
-                packs.extend(&head.record.packs);
+                let store = &*self.options.store;
+                let theirs = resolve_packs(store, head.record_id, &head.record).await;
+                packs.extend(theirs.map_err(SnapshotError::from)?);
                 Ok(Step::Tree(merged.root, packs))
             }
         }

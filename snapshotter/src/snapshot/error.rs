@@ -46,6 +46,17 @@ pub enum SnapshotError {
         #[source]
         source: std::io::Error,
     },
+    /// Too many snapshots wait to be uploaded.
+    #[error("{0} snapshots wait to become durable already")]
+    Pending(usize),
+    /// It is on the node and not to become durable.
+    #[error("snapshot {snapshot} cannot become durable: {reason}")]
+    Stuck {
+        /// Its id.
+        snapshot: String,
+        /// Why not.
+        reason: String,
+    },
     /// The file was written each time that it was read.
     #[error("{0} changes while it is read")]
     Changed(PathBuf),

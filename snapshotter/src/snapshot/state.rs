@@ -9,8 +9,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use nacre_blobstore::{ChunkId, Chunked, ContentId, Digest, Timestamp};
+use nacre_blobstore::{ChunkId, Chunked, ContentId, Timestamp};
 use serde::{Deserialize, Serialize};
+
+use super::sealed;
 
 /// Largest state that is read, in bytes: some millions of files.
 const STATE_BYTES_MAX: u64 = 1 << 30;
@@ -57,12 +59,7 @@ impl State {
     }
 
     fn decode(bytes: &[u8], base: &str) -> Option<Self> {
-        let end = bytes.iter().position(|byte| *byte == b'\n')?;
-        let json = &bytes[end + 1..];
-        if Digest::of(json).to_string().as_bytes() != &bytes[..end] {
-            return None;
-        }
-        let stored: Stored = serde_json::from_slice(json).ok()?;
+        let stored: Stored = serde_json::from_slice(sealed::open(bytes)?).ok()?;
         if stored.base != base {
             return None;
         }
@@ -114,11 +111,7 @@ impl State {
             parents: self.parents.clone(),
             files: self.files.iter().map(file).collect(),
         };
-        let json = serde_json::to_vec(&stored).unwrap_or_default();
-        let mut bytes = Digest::of(&json).to_string().into_bytes();
-        bytes.push(b'\n');
-        bytes.extend(json);
-        bytes
+        sealed::seal(&serde_json::to_vec(&stored).unwrap_or_default())
     }
 
     /// Writes the state to `path`. One that is not written only costs the next commit time.
@@ -131,6 +124,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use nacre_blobstore::Digest;
+
     use super::*;
 
     fn state() -> State {
