@@ -194,6 +194,23 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError::Size`]. An empty range is answered without asking the store.
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError>;
 
+    /// Returns the bytes of `range` that the object has, and its length in bytes: for readers that
+    /// know neither. A range that starts at or past the object's end is [`StoreError::Size`].
+    ///
+    /// Two requests, unless the store can do it by one.
+    async fn get_part(&self, key: &Key, range: Range<u64>) -> Result<(Bytes, u64), StoreError> {
+        let actual = self.size(key).await?;
+        if range.start >= actual {
+            return Err(StoreError::Size {
+                key: key.clone(),
+                expected: range.start.saturating_add(1),
+                actual,
+            });
+        }
+        let range = range.start..range.end.min(actual);
+        Ok((self.get_range(key, range).await?, actual))
+    }
+
     /// Returns the length of an object in bytes.
     async fn size(&self, key: &Key) -> Result<u64, StoreError>;
 

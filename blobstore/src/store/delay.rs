@@ -50,6 +50,11 @@ impl BlobStore for DelayStore {
         self.inner.get_range(key, range).await
     }
 
+    async fn get_part(&self, key: &Key, range: Range<u64>) -> Result<(Bytes, u64), StoreError> {
+        self.wait().await;
+        self.inner.get_part(key, range).await
+    }
+
     async fn size(&self, key: &Key) -> Result<u64, StoreError> {
         self.wait().await;
         self.inner.size(key).await

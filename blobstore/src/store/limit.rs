@@ -58,6 +58,11 @@ impl BlobStore for LimitStore {
         self.inner.get_range(key, range).await
     }
 
+    async fn get_part(&self, key: &Key, range: Range<u64>) -> Result<(Bytes, u64), StoreError> {
+        let _turn = self.turn().await;
+        self.inner.get_part(key, range).await
+    }
+
     async fn size(&self, key: &Key) -> Result<u64, StoreError> {
         let _turn = self.turn().await;
         self.inner.size(key).await

@@ -114,6 +114,22 @@ impl BlobStore for LocalStore {
         .await
     }
 
+    async fn get_part(&self, key: &Key, range: Range<u64>) -> Result<(Bytes, u64), StoreError> {
+        self.run("get part of", key, move |shared, key| {
+            let file = shared.open_object(key)?;
+            let actual = file.metadata()?.len();
+            if range.start >= actual {
+                return Err(size_error(key, range.start.saturating_add(1), actual));
+            }
+            // The file holds that many bytes, so the allocation is bounded by it.
+            let wanted = range.end.min(actual).saturating_sub(range.start);
+            let mut bytes = vec![0; usize::try_from(wanted).map_err(io::Error::other)?];
+            file.read_exact_at(&mut bytes, range.start)?;
+            Ok((bytes.into(), actual))
+        })
+        .await
+    }
+
     async fn size(&self, key: &Key) -> Result<u64, StoreError> {
         self.run("get size of", key, |shared, key| {
             Ok(shared.open_object(key)?.metadata()?.len())

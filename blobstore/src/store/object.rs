@@ -117,6 +117,36 @@ impl BlobStore for ObjectBackend {
         }
     }
 
+    async fn get_part(&self, key: &Key, range: Range<u64>) -> Result<(Bytes, u64), StoreError> {
+        let call = Call {
+            verb: "get part of",
+            key,
+        };
+        // One byte at least: HTTP has no empty ranges.
+        let asked = range.start..range.end.max(range.start.saturating_add(1));
+        let options = GetOptions::new().with_range(Some(GetRange::Bounded(asked.clone())));
+        match self.store.get_opts(&path(key.as_str())?, options).await {
+            Ok(result) => {
+                let (given, actual) = (result.range.clone(), result.meta.size);
+                if given.start != asked.start || given.end != asked.end.min(actual) {
+                    let cause = format!("bytes {given:?} of {actual} came for {asked:?}");
+                    return Err(StoreError::unavailable(call.verb, key, cause));
+                }
+                let mut body = call.collect(result, given.end - given.start).await?;
+                if range.is_empty() {
+                    body.clear();
+                }
+                Ok((body, actual))
+            }
+            // A range that starts past the end is an error without a kind of its own.
+            Err(error @ Error::Generic { .. }) => match self.size(key).await {
+                Ok(actual) if actual <= asked.start => Err(call.size(asked.start + 1, actual)),
+                _ => Err(call.error(error)),
+            },
+            Err(error) => Err(call.error(error)),
+        }
+    }
+
     async fn size(&self, key: &Key) -> Result<u64, StoreError> {
         let call = Call {
             verb: "get size of",

@@ -141,6 +141,13 @@ impl BlobStore for RetryStore {
         .await
     }
 
+    async fn get_part(&self, key: &Key, range: Range<u64>) -> Result<(Bytes, u64), StoreError> {
+        self.call("get part of", key, |_| {
+            self.inner.get_part(key, range.clone())
+        })
+        .await
+    }
+
     async fn size(&self, key: &Key) -> Result<u64, StoreError> {
         self.call("get size of", key, |_| self.inner.size(key))
             .await

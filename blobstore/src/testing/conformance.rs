@@ -75,6 +75,7 @@ pub async fn conformance_with(store: Arc<dyn BlobStore>, options: &ConformanceOp
     suite.absent_objects().await;
     suite.puts_and_gets().await;
     suite.ranges().await;
+    suite.parts().await;
     suite.keys().await;
     suite.large_body().await;
     suite.creates_and_replaces().await;

@@ -16,7 +16,7 @@ use crate::{BlobStore, Key, ObjectInfo, StoreError, Version};
 pub enum Operation {
     /// [`BlobStore::get`]
     Get,
-    /// [`BlobStore::get_range`]
+    /// [`BlobStore::get_range`] and [`BlobStore::get_part`]
     GetRange,
     /// [`BlobStore::size`]
     Size,
@@ -341,6 +341,12 @@ impl BlobStore for FaultStore {
         let request = self.inner.get_range(key, range);
         let (body, kind) = self.request(Operation::GetRange, key, request).await?;
         Ok(self.body(Operation::GetRange, body, kind.as_ref()))
+    }
+
+    async fn get_part(&self, key: &Key, range: Range<u64>) -> Result<(Bytes, u64), StoreError> {
+        let request = self.inner.get_part(key, range);
+        let ((body, actual), kind) = self.request(Operation::GetRange, key, request).await?;
+        Ok((self.body(Operation::GetRange, body, kind.as_ref()), actual))
     }
 
     async fn size(&self, key: &Key) -> Result<u64, StoreError> {

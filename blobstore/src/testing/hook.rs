@@ -57,6 +57,11 @@ impl BlobStore for HookStore {
         self.inner.get_range(key, range).await
     }
 
+    async fn get_part(&self, key: &Key, range: Range<u64>) -> Result<(Bytes, u64), StoreError> {
+        self.call(Operation::GetRange, key).await;
+        self.inner.get_part(key, range).await
+    }
+
     async fn size(&self, key: &Key) -> Result<u64, StoreError> {
         self.call(Operation::Size, key).await;
         self.inner.size(key).await

@@ -93,6 +93,41 @@ impl Suite {
         }
     }
 
+    pub(super) async fn parts(&self) {
+        let key = self.put("parts", "0123456789").await;
+        for (range, expected) in [
+            (0..1, "0"),
+            (0..10, "0123456789"),
+            (0..11, "0123456789"),
+            (9..11, "9"),
+            (9..u64::MAX, "9"),
+            (3..7, "3456"),
+            (4..4, ""),
+        ] {
+            let (bytes, actual) = self
+                .store
+                .get_part(&key, range.clone())
+                .await
+                .expect("range that starts within the object");
+            assert_eq!((bytes, actual), (expected.into(), 10), "{range:?}");
+        }
+        for range in [10..11, 10..10, 11..12, u64::MAX - 1..u64::MAX] {
+            assert_error!(
+                self.store.get_part(&key, range).await,
+                StoreError::Size { actual: 10, .. }
+            );
+        }
+        let empty = self.put("empty-part", "").await;
+        assert_error!(
+            self.store.get_part(&empty, 0..1).await,
+            StoreError::Size { actual: 0, .. }
+        );
+        assert_error!(
+            self.store.get_part(&self.key("no-part"), 0..1).await,
+            StoreError::NotFound(_)
+        );
+    }
+
     /// Every byte that a key may have, in both places; and names that differ only in case, or look
     /// like encodings of one another.
     pub(super) async fn keys(&self) {
