@@ -1,0 +1,53 @@
+//! A scan of ten times the cache beside a hot set.
+
+use nacre_blobstore::testing::TokioClock;
+
+use super::*;
+
+/// Reads of the hot set that needed no origin, of 1,000.
+async fn hot_hits(lab: &Lab, hot: &[ObjectName], mut scan: &mut dyn Iterator<Item = u32>) -> u64 {
+    let mut hits = 0;
+    for round in 0..20 {
+        tokio::time::advance(Duration::from_secs(3)).await;
+        for (index, name) in hot.iter().enumerate() {
+            let gets = lab.gets();
+            let range = 0..BLOCK_U64;
+            let bytes = lab.read(name, range.clone()).await.unwrap();
+            assert_eq!(
+                bytes,
+                part_of(u32::try_from(index).unwrap(), range),
+                "{round}"
+            );
+            hits += u64::from(lab.gets() == gets);
+            for number in Iterator::by_ref(&mut scan).take(SCANNED_PER_READ) {
+                let name = lab.put(number, BLOCK_U64).await;
+                // In pieces, as readers do.
+                for start in (0..BLOCK_U64).step_by(8 << 10) {
+                    lab.read(&name, start..start + (8 << 10)).await.unwrap();
+                }
+                lab.store.delete(name.key()).await.unwrap();
+            }
+        }
+    }
+    hits
+}
+
+const SCANNED_PER_READ: usize = 16;
+
+#[tokio::test(start_paused = true)]
+async fn a_scan_leaves_the_hot_set_in_memory() {
+    let lab = Lab::new(&options(None), Arc::new(TokioClock::new()));
+    // The tier has 48 MiB, of which the hot set takes a few; the scan is of ten times the tier.
+    let tier_blocks = lab.cache.budget.tier_bytes() / BLOCK_U64;
+    let mut hot = Vec::new();
+    for number in 0..50 {
+        hot.push(lab.put(number, BLOCK_U64).await);
+    }
+    hot_hits(&lab, &hot, &mut std::iter::empty()).await;
+    let before = hot_hits(&lab, &hot, &mut std::iter::empty()).await;
+    let mut scan = 1_000..1_000 + u32::try_from(10 * tier_blocks).unwrap();
+    let during = hot_hits(&lab, &hot, &mut scan).await;
+    assert_eq!(scan.len(), 0, "all of it was scanned");
+    assert_eq!(before, 1000);
+    assert!(during >= before - 50, "{during} hits of {before}");
+}
