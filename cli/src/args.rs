@@ -2,6 +2,7 @@
 
 mod mount;
 mod quantities;
+mod region;
 mod snapshot;
 mod volume;
 
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use mount::{Mount, MountInto, MountMode, Umount, UmountFrom};
 pub(crate) use quantities::{parse_bytes, parse_duration};
+pub(crate) use region::{RegionServe, RegionVerb};
 pub(crate) use snapshot::{
     Fork, LayerCompression, SnapshotCreate, SnapshotDiff, SnapshotExport, SnapshotTag,
     SnapshotVerb, SnapshotWait,
@@ -158,6 +160,9 @@ pub(crate) enum Verb {
     /// Inspect, check and shrink the node's cache
     #[command(subcommand)]
     Cache(CacheVerb),
+    /// Run the cache of a region
+    #[command(subcommand)]
+    Region(RegionVerb),
     /// Record, show and share what starts of images read
     #[command(subcommand)]
     Trace(TraceVerb),
@@ -177,7 +182,11 @@ impl Verb {
     pub(crate) const fn sees_to_signals(&self) -> bool {
         matches!(
             self,
-            Self::Run(_) | Self::Exec(_) | Self::Daemon(_) | Self::Trace(TraceVerb::Record(_))
+            Self::Run(_)
+                | Self::Exec(_)
+                | Self::Daemon(_)
+                | Self::Region(RegionVerb::Serve(_))
+                | Self::Trace(TraceVerb::Record(_))
         )
     }
 }

@@ -12,6 +12,7 @@ mod mount;
 mod node;
 mod output;
 mod progress;
+mod region;
 mod sandbox;
 mod settings;
 mod snapshot;
@@ -88,6 +89,7 @@ async fn run(arguments: Arguments) -> Result<u8, Failure> {
             }
             Verb::Store(store) => done(store::store(&settings, store).await),
             Verb::Cache(cache) => done(cache::cache(&settings, &cache).await),
+            Verb::Region(verb) => done(region::region(&settings, verb).await),
             Verb::Trace(trace) => trace::trace(&settings, trace).await,
             Verb::Info => done(info::info(&settings).await),
             Verb::Version => done(info::version(&settings)),
