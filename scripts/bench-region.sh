@@ -19,9 +19,11 @@ ORIGIN=18380 NGINX=18381 MEMBER=18382
 OBJECT_BYTES=$((64 << 20))
 MEMORY_OBJECTS=4 DISK_OBJECTS=${DISK_OBJECTS:-32}
 
-cargo build --release --locked -q -p nacre-cli
-cargo build --release --locked -q -p nacre-region-cache --bench ranges
-NACRE=$PWD/target/release/nacre
+if [ -z "${NACRE:-}" ]; then
+	cargo build --release --locked -q -p nacre-cli
+	cargo build --release --locked -q -p nacre-region-cache --bench ranges
+	NACRE=$PWD/target/release/nacre
+fi
 # shellcheck disable=SC2012 # the newest by time
 RANGES=$(ls -t target/release/deps/ranges-* | grep -v '\.d$' | head -1)
 
@@ -57,7 +59,7 @@ pid $WORK/cache.pid;
 error_log $WORK/cache.log;
 events { worker_connections 1024; }
 http {
-	access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
+	access_log off; sendfile on; keepalive_requests 1000000;
 	proxy_cache_path $WORK/nginx levels=1:2 keys_zone=c:64m max_size=20g inactive=1d use_temp_path=off;
 	server {
 		listen 127.0.0.1:$NGINX;
@@ -99,7 +101,8 @@ ticks() { # PIDS: CPU time used so far
 measure() { # WHO TIER PORT COUNT RANGE SECONDS: one line of JSON
 	local pids before after
 	if [ "$1" = nginx ]; then
-		pids=$(pgrep -P "$(cat "$WORK/cache.pid")")
+		# Not the cache's loader, which ends after a while.
+		pids=$(pgrep -P "$(cat "$WORK/cache.pid")" -f 'worker process')
 	else
 		pids=$member
 	fi

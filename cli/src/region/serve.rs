@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::RegionServe;
 use crate::failure::{BUSY, Failure, USAGE};
+use crate::output;
 use crate::settings::Settings;
 
 pub(crate) async fn serve(settings: &Settings, arguments: RegionServe) -> Result<(), Failure> {
@@ -40,6 +41,7 @@ pub(crate) async fn serve(settings: &Settings, arguments: RegionServe) -> Result
     // First of all, so that a member that cannot listen does not take the disk from one that does.
     let listener = TcpListener::bind(arguments.listen).await;
     let listener = listener.map_err(|error| fail(&error))?;
+    let address = listener.local_addr().map_err(|error| fail(&error))?;
     let store = settings.open_store()?;
     let clock = Arc::clone(&settings.clock);
     let server = tokio::task::spawn_blocking(move || RegionServer::open(options, store, clock));
@@ -56,7 +58,12 @@ pub(crate) async fn serve(settings: &Settings, arguments: RegionServe) -> Result
             _ = tokio::signal::ctrl_c() => {}
         }
     };
-    tracing::info!(listen = %object, store = %settings.store, "serving");
+    // Whoever starts it with port 0 learns which one it got, and when it serves.
+    if settings.json {
+        output::json(&serde_json::json!({ "listen": address.to_string() }))?;
+    } else {
+        output::line(&format!("serving on {address}"))?;
+    }
     server
         .serve(listener, stop)
         .await

@@ -17,6 +17,7 @@ mod lines;
 mod links;
 mod mounts;
 mod node;
+mod region;
 mod registry;
 mod run;
 mod snapshots;

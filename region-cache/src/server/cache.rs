@@ -1,7 +1,7 @@
 //! The tiers together: memory, disk, and the origin behind a fair queue.
 //!
 //! A block is fetched once, however many ask for it ([`flight`]). What came from the origin goes
-//! to memory and to the disk; what is read from the disk a second time goes to memory again. A
+//! to memory and to the disk; what is read from the disk often goes to memory again. A
 //! block that is bad on the disk is fetched anew, and its reader does not notice.
 
 mod flight;
@@ -154,7 +154,7 @@ impl Cache {
     /// Returns the length of an object, if it is known without asking the origin.
     pub(super) fn known_length(&self, object: Digest) -> Option<u64> {
         let now = self.clock.elapsed();
-        lock(&self.lengths).get(&object, now).map(|(len, _)| *len)
+        lock(&self.lengths).get(&object, now).copied()
     }
 
     fn note_length(&self, object: Digest, bytes: u64) {
@@ -245,17 +245,15 @@ impl Cache {
     /// Returns a part of a block that is here, from memory or from the disk.
     async fn local(&self, id: &BlockId, within: &Range<u32>) -> Option<Piece> {
         let now = self.clock.elapsed();
-        let block = lock(&self.memory)
-            .get(id, now)
-            .map(|(block, _)| block.clone());
+        let block = lock(&self.memory).get(id, now).cloned();
         if let Some(block) = block {
             return slice(&block, within, Tier::Memory).ok();
         }
         let (disk, _) = self.disk.as_ref()?;
-        let (slot, used) = disk.get(id)?;
+        let slot = disk.get(id)?;
         let len = slot.len();
-        // A second use: it is worth its place in memory.
-        let wanted = if used { 0..len } else { within.clone() };
+        let whole = slot.is_worth_memory((within.end - within.start).into());
+        let wanted = if whole { 0..len } else { within.clone() };
         if within.start >= len {
             return None;
         }
@@ -275,7 +273,7 @@ impl Cache {
             bytes: charge.split(bytes.len() as u64).cover(bytes),
             object_bytes,
         };
-        if used {
+        if whole {
             self.remember(*id, read.clone());
         }
         let shifted = within.start - start..within.end - start;

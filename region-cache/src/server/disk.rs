@@ -133,8 +133,8 @@ impl Disk {
         })
     }
 
-    /// Returns the slot of a block and counts a use. The second is whether it was used before.
-    pub(super) fn get(&self, id: &BlockId) -> Option<(Arc<Slot>, bool)> {
+    /// Returns the slot of a block and counts a use.
+    pub(super) fn get(&self, id: &BlockId) -> Option<Arc<Slot>> {
         self.slots.get(id)
     }
 

@@ -95,16 +95,14 @@ impl<K: Copy + Eq + Hash, V> S3Fifo<K, V> {
         self.capacity = capacity;
     }
 
-    /// Returns an entry and counts a use at the time `now`. The second is whether it was used
-    /// before.
-    pub(super) fn get(&mut self, key: &K, now: Duration) -> Option<(&V, bool)> {
+    /// Returns an entry and counts a use at the time `now`.
+    pub(super) fn get(&mut self, key: &K, now: Duration) -> Option<&V> {
         let entry = self.entries.get_mut(key)?;
-        let used = entry.uses > 0;
         if now.saturating_sub(entry.counted) >= BURST {
             entry.uses = USES_MAX.min(entry.uses + 1);
             entry.counted = now;
         }
-        Some((&entry.value, used))
+        Some(&entry.value)
     }
 
     /// Returns an entry without a use.

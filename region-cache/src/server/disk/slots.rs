@@ -1,6 +1,6 @@
 //! The slots of the disk tier: which are free, which hold what, which cannot be written.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,10 +17,15 @@ const BAD_RETRY: Duration = Duration::from_secs(10);
 /// Evicted blocks that are remembered, by 72 bytes each.
 const GHOSTS_MAX: usize = 1 << 18;
 
+/// Times that a block's length is read from the disk before the block goes to memory.
+const READS_OF_ALL: u64 = 2;
+
 /// A slot that holds a block. It is used again when nobody reads it any more.
 #[derive(Debug)]
 pub(in crate::server) struct Slot {
     pub(super) record: Record,
+    /// Bytes that were read since it was written, or went to memory.
+    read: AtomicU64,
     /// Whether the disk failed at it.
     bad: AtomicBool,
     free: Arc<FreeSlots>,
@@ -35,6 +40,19 @@ impl Slot {
     /// Returns the length of the object that it is a part of.
     pub(in crate::server) const fn object_bytes(&self) -> u64 {
         self.record.object_bytes
+    }
+
+    /// Counts bytes that are about to be read. Tells whether the block is worth its place in
+    /// memory: when it was read often enough that reading all of it once more costs little. Many
+    /// small reads that are spread over many blocks must not read each block whole.
+    pub(in crate::server) fn is_worth_memory(&self, bytes: u64) -> bool {
+        let worth = READS_OF_ALL * u64::from(self.record.len);
+        let read = self.read.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let is_worth = read > worth;
+        if is_worth {
+            self.read.store(0, Ordering::Relaxed);
+        }
+        is_worth
     }
 
     pub(super) fn mark_bad(&self) {
@@ -105,13 +123,10 @@ impl Slots {
         }
     }
 
-    /// Returns the slot of a block and counts a use. The second is whether it was used before.
-    pub(super) fn get(&self, id: &BlockId) -> Option<(Arc<Slot>, bool)> {
+    /// Returns the slot of a block and counts a use.
+    pub(super) fn get(&self, id: &BlockId) -> Option<Arc<Slot>> {
         let now = self.clock.elapsed();
-        let mut index = lock(&self.index);
-        index
-            .get(id, now)
-            .map(|(slot, used)| (Arc::clone(slot), used))
+        lock(&self.index).get(id, now).map(Arc::clone)
     }
 
     /// Returns the slot of a block.
@@ -205,6 +220,7 @@ impl Slots {
 fn occupied(record: Record, free: &Arc<FreeSlots>) -> Arc<Slot> {
     Arc::new(Slot {
         record,
+        read: AtomicU64::new(0),
         bad: AtomicBool::new(false),
         free: Arc::clone(free),
     })

@@ -53,7 +53,7 @@ async fn write(writer: &Writer, number: u32) {
 
 /// Reads a part of a block; `None` when it is not there or bad.
 async fn read(disk: &Arc<Disk>, number: u32, within: Range<u32>) -> Option<Vec<u8>> {
-    let (slot, _) = disk.get(&id(number))?;
+    let slot = disk.get(&id(number))?;
     let (bytes, start) = disk.read(&slot, &within).await.ok()?;
     let (from, to) = (
         (within.start - start) as usize,
@@ -164,7 +164,7 @@ async fn a_slot_is_not_used_again_while_it_is_read() {
     let (disk, writer) = open(folder.path(), 2).unwrap();
     write(&writer, 0).await;
     write(&writer, 1).await;
-    let (held, _) = disk.get(&id(0)).unwrap();
+    let held = disk.get(&id(0)).unwrap();
     for number in 2..10 {
         let _either = writer.write(id(number), block(number), false).await;
     }
@@ -176,6 +176,48 @@ async fn a_slot_is_not_used_again_while_it_is_read() {
     write(&writer, 20).await;
     write(&writer, 21).await;
     assert_eq!(disk.len().0, 2);
+}
+
+/// A disk that fails, as far as a test can have one: file descriptors that refuse what is asked.
+#[tokio::test]
+async fn a_disk_that_fails_is_counted_and_not_used_there_again() {
+    let folder = TempDir::new().unwrap();
+    let (disk, writer) = open(folder.path(), 4).unwrap();
+    write(&writer, 0).await;
+    write(&writer, 1).await;
+    drop((disk, writer));
+    let bytes = 4 * u64::from(BLOCK);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let open_with = |options: &mut std::fs::OpenOptions| {
+        let mut disk =
+            Disk::open(folder.path(), bytes, BLOCK, Arc::clone(&clock), |_, _| {}).unwrap();
+        disk.blocks = options.open(folder.path().join("blocks")).unwrap();
+        Arc::new(disk)
+    };
+    let unwritable = open_with(File::options().read(true));
+    let writer = Writer::start(Arc::clone(&unwritable)).unwrap();
+    assert_eq!(writer.write(id(2), block(2), false).await, Stored::No);
+    assert_eq!(
+        read(&unwritable, 0, 0..BLOCK).await.unwrap(),
+        body(0, BLOCK)
+    );
+    assert_eq!(counted(&unwritable.counters.errors), 1);
+    assert_eq!(
+        (unwritable.len(), counted(&unwritable.counters.unstored)),
+        ((2, 1), 1)
+    );
+    drop((unwritable, writer));
+    let unreadable = open_with(File::options().write(true));
+    let slot = unreadable.get(&id(0)).unwrap();
+    let failed = unreadable.read(&slot, &(0..BLOCK)).await;
+    assert!(matches!(failed, Err(BlockError::Io(_))), "{failed:?}");
+    drop(slot);
+    assert_eq!(counted(&unreadable.counters.errors), 1);
+    assert_eq!(
+        unreadable.len(),
+        (1, 1),
+        "the slot is not trusted again at once"
+    );
 }
 
 #[tokio::test]

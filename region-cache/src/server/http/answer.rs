@@ -1,6 +1,6 @@
 //! The body of an answer that has more than one part: part by part, each when it is wanted.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -44,7 +44,8 @@ pub(in crate::server) type Streamed =
 
 enum Step {
     Text(Bytes),
-    Part(Part, u32),
+    /// And the range's first and last block.
+    Part(Part, RangeInclusive<u32>),
 }
 
 /// Makes a body of segments. One part is read at a time: what the client does not take is not in
@@ -61,10 +62,10 @@ pub(super) fn stream(
             Segment::Text(text) => (Some(Step::Text(text)), 0..0),
             Segment::Range(range) => (None, range),
         };
-        let last = range.end.saturating_sub(1) / u64::from(block_bytes);
-        let last = u32::try_from(last).unwrap_or(u32::MAX);
+        let block = |at: u64| u32::try_from(at / u64::from(block_bytes)).unwrap_or(u32::MAX);
+        let blocks = block(range.start)..=block(range.end.saturating_sub(1));
         text.into_iter()
-            .chain(parts(range, block_bytes).map(move |part| Step::Part(part, last)))
+            .chain(parts(range, block_bytes).map(move |part| Step::Part(part, blocks.clone())))
     });
     let (cache, name) = (Arc::clone(&member.cache), name.clone());
     let asker = Asker {
@@ -76,7 +77,7 @@ pub(super) fn stream(
         async move {
             match step {
                 Step::Text(text) => Ok(Frame::data(text)),
-                Step::Part(part, last) => read(&cache, &name, &part, last, &asker).await,
+                Step::Part(part, blocks) => read(&cache, &name, &part, &blocks, &asker).await,
             }
         }
     });
@@ -87,14 +88,20 @@ async fn read(
     cache: &Arc<Cache>,
     name: &ObjectName,
     part: &Part,
-    last: u32,
+    blocks: &RangeInclusive<u32>,
     asker: &Asker,
 ) -> Result<Frame<Bytes>, BodyError> {
-    let ahead = part
-        .number
-        .saturating_add(ORIGIN_GET_BYTES_MAX / cache.block_bytes);
-    if ahead <= last {
-        cache.ahead(name, ahead, last, asker);
+    let (first, last) = (*blocks.start(), *blocks.end());
+    let distance = ORIGIN_GET_BYTES_MAX / cache.block_bytes;
+    let furthest = part.number.saturating_add(distance);
+    // At the start all of the distance, later one block more each time.
+    let nearest = if part.number == first {
+        first.saturating_add(1)
+    } else {
+        furthest
+    };
+    for number in (nearest..=furthest).take_while(|number| *number <= last) {
+        cache.ahead(name, number, last, asker);
     }
     let piece = cache.part(name, part, last, asker).await?;
     if piece.bytes.len() == part.within.len() {

@@ -18,7 +18,7 @@ impl Cache {
 
     /// Reads an entry, adding it when it is missing; tells whether it was a hit.
     fn read(&mut self, key: u64) -> bool {
-        if let Some((value, _)) = self.fifo.get(&key, self.now) {
+        if let Some(value) = self.fifo.get(&key, self.now) {
             assert_eq!(*value, key * 2);
             return true;
         }
@@ -72,12 +72,14 @@ fn a_scan_leaves_the_hot_set_alone() {
 
 #[test]
 fn uses_within_a_burst_are_one() {
-    let mut fifo = S3Fifo::new(10, 10);
-    fifo.insert(1, 1, 1, T0);
-    assert!(!fifo.get(&1, T0).unwrap().1);
-    assert!(!fifo.get(&1, BURST / 2).unwrap().1);
-    assert!(!fifo.get(&1, BURST).unwrap().1);
-    assert!(fifo.get(&1, BURST).unwrap().1);
+    for (at, stays) in [(T0, false), (BURST / 2, false), (BURST, true)] {
+        let mut fifo = S3Fifo::new(10, 10);
+        fifo.insert(1, 1, 1, T0);
+        fifo.insert(2, 2, 9, T0);
+        assert_eq!(fifo.get(&1, at), Some(&1));
+        let first = if stays { (2, 2) } else { (1, 1) };
+        assert_eq!(fifo.evict(), Some(first), "used at {at:?}");
+    }
 }
 
 #[test]

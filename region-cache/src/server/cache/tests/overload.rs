@@ -12,7 +12,7 @@ const ORIGIN_REQUESTS: usize = 20;
 const ORIGIN_DELAY: Duration = Duration::from_millis(40);
 /// Distinct blocks that are asked for in a second: ten times what the origin carries.
 const DEMAND_PER_S: u32 = 5_000;
-const DEMAND_S: u32 = 60;
+const DEMAND_S: u32 = 12;
 const CLIENTS: u32 = 100;
 
 /// Asks until it is served, coming back when it was told to. Returns when that was.
@@ -38,8 +38,19 @@ const SMALL: u64 = 64;
 
 #[tokio::test(start_paused = true)]
 async fn goodput_does_not_collapse_and_all_are_served() {
+    overload(DEMAND_S).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "takes a minute of CPU time"]
+async fn goodput_does_not_collapse_in_a_minute() {
+    overload(60).await;
+}
+
+/// Asks for ten times what the origin carries for so many seconds.
+async fn overload(demand_s: u32) {
     let memory = memory_store();
-    for number in 0..DEMAND_PER_S * DEMAND_S {
+    for number in 0..DEMAND_PER_S * demand_s {
         memory
             .put(name(number).key(), body(number, SMALL))
             .await
@@ -64,7 +75,7 @@ async fn goodput_does_not_collapse_and_all_are_served() {
     let mut clients = tokio::task::JoinSet::new();
     // In steps of 20 ms, evenly.
     let per_step = DEMAND_PER_S / 50;
-    for step in 0..50 * DEMAND_S {
+    for step in 0..50 * demand_s {
         for number in step * per_step..(step + 1) * per_step {
             clients.spawn(client(Arc::clone(&lab), number));
         }
@@ -77,16 +88,21 @@ async fn goodput_does_not_collapse_and_all_are_served() {
         let range = Duration::from_secs(from)..Duration::from_secs(to);
         served.iter().filter(|at| range.contains(at)).count()
     };
-    let (first, last) = (within(0, 10), within(50, 60));
+    let end = u64::from(demand_s);
+    let part = end / 6;
+    let (first, last) = (within(0, part), within(end - part, end));
     assert!(
         last >= first,
-        "{last} in the last 10 s, {first} in the first"
+        "{last} in the last {part} s, {first} in the first"
     );
     // The origin carries 500 a second.
-    assert!(first >= 4_900, "{first} in the first 10 s");
+    let least = usize::try_from(part * 480).unwrap();
+    assert!(first >= least, "{first} in the first {part} s");
     assert!(memory_max.load(Ordering::Relaxed) <= MEMORY_BYTES_MIN);
-    // Nothing was fetched twice, and the origin was never idle: 300,000 at 500 a second.
-    assert_eq!(lab.gets(), u64::from(DEMAND_PER_S * DEMAND_S));
+    // Nothing was fetched twice, and the origin was hardly ever idle: at 500 a second this takes
+    // ten times as long as the demand.
+    assert_eq!(lab.gets(), u64::from(DEMAND_PER_S * demand_s));
     let took = served.iter().max().unwrap().as_secs();
-    assert!((600..700).contains(&took), "it took {took} s");
+    let least = 10 * end;
+    assert!((least..least + 60).contains(&took), "it took {took} s");
 }
