@@ -85,7 +85,7 @@ start_member() { # MEMORY
 		wait "$member" || true
 	fi
 	"$NACRE" -q --root "$WORK/root" --store "file://$WORK/store" region serve \
-		--listen "127.0.0.1:$MEMBER" --disk "$WORK/disk" --disk-size 16G --memory "$1" &
+		--listen "127.0.0.1:$MEMBER" --disk "$WORK/disk" --disk-size 16G --memory "$1" >"$WORK/member.log" &
 	member=$!
 	until curl -sf "127.0.0.1:$MEMBER/readyz" >"$WORK/ready"; do kill -0 "$member"; done
 }

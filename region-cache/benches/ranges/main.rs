@@ -6,7 +6,7 @@
 //! ranges run HOST:PORT COUNT BYTES RANGE CONNECTIONS SECONDS
 //! ```
 //! With 0 seconds every range is asked for once, in random order; else at random for that time.
-//! Prints one JSON object. Each connection is a thread with a blocking socket; the first bytes of
+//! Who is turned away with 503 comes back when it was told to. Prints one JSON object. Each connection is a thread with a blocking socket; the first bytes of
 //! each body are compared with what was made.
 
 #![expect(
@@ -62,14 +62,14 @@ fn run(load: &Load) {
     let per_object = load.bytes / load.range;
     let ranges = load.count * per_object;
     let order = Arc::new(objects::shuffled(ranges));
-    let next = AtomicU64::new(0);
+    let (next, shed) = (AtomicU64::new(0), AtomicU64::new(0));
     let start = Instant::now();
-    let waits: Vec<Vec<Duration>> = std::thread::scope(|scope| {
+    let waits: Vec<Vec<(Duration, Duration)>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..load.connections)
             .map(|number| {
-                let (order, next) = (Arc::clone(&order), &next);
+                let (order, next, shed) = (Arc::clone(&order), &next, &shed);
                 scope.spawn(move || {
-                    let mut connection = Connection::open(&load.target);
+                    let mut connection = Connection::open(&load.target, number);
                     let mut random = objects::Random::new(number);
                     let mut waits = Vec::new();
                     loop {
@@ -86,8 +86,17 @@ fn run(load: &Load) {
                         };
                         let (object, offset) = (pick / per_object, pick % per_object * load.range);
                         let asked = Instant::now();
-                        let first = connection.get(&objects::path(object), offset, load.range);
-                        waits.push(asked.elapsed());
+                        let path = objects::path(object);
+                        let first = loop {
+                            match connection.get(&path, offset, load.range) {
+                                Ok(first) => break first,
+                                Err(wait) => {
+                                    shed.fetch_add(1, Ordering::Relaxed);
+                                    std::thread::sleep(wait);
+                                }
+                            }
+                        };
+                        waits.push((start.elapsed(), asked.elapsed()));
                         assert_eq!(first, objects::word(object, offset), "a wrong byte");
                     }
                 })
@@ -99,16 +108,21 @@ fn run(load: &Load) {
             .collect()
     });
     let seconds = start.elapsed().as_secs_f64();
-    let mut waits: Vec<_> = waits.into_iter().flatten().collect();
+    let (ends, mut waits): (Vec<_>, Vec<_>) = waits.into_iter().flatten().unzip();
     waits.sort();
+    let part = |at: &Duration| usize::try_from(at.as_secs() / 10).unwrap();
+    let mut parts = vec![0; ends.iter().map(part).max().unwrap() + 1];
+    ends.iter().for_each(|end| parts[part(end)] += 1);
     let at = |share: usize| waits[(waits.len() - 1) * share / 100].as_micros();
     let requests = waits.len() as f64;
     println!(
         "{{\"requests\":{requests},\"seconds\":{seconds:.3},\"requests_per_s\":{:.0},\
-         \"mb_per_s\":{:.0},\"p50_us\":{},\"p99_us\":{}}}",
+         \"mb_per_s\":{:.0},\"p50_us\":{},\"p99_us\":{},\"turned_away\":{},\
+         \"requests_in_10_s\":{parts:?}}}",
         requests / seconds,
         requests * load.range as f64 / seconds / 1e6,
         at(50),
         at(99),
+        shed.into_inner(),
     );
 }
