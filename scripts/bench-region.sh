@@ -84,7 +84,8 @@ start_member() { # MEMORY
 		kill "$member"
 		wait "$member" || true
 	fi
-	"$NACRE" -q --root "$WORK/root" --store "file://$WORK/store" region serve \
+	# As the unit in deploy/ has it.
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 "$NACRE" -q --root "$WORK/root" --store "file://$WORK/store" region serve \
 		--listen "127.0.0.1:$MEMBER" --disk "$WORK/disk" --disk-size 16G --memory "$1" >"$WORK/member.log" &
 	member=$!
 	until curl -sf "127.0.0.1:$MEMBER/readyz" >"$WORK/ready"; do kill -0 "$member"; done

@@ -30,6 +30,9 @@ pub const ORIGIN_REQUESTS: usize = 32;
 pub(super) const ORIGIN_GET_BYTES_MAX: u32 = 4 << 20;
 /// Fetches that were turned away which one that is not joins, one after the other.
 const JOINS_MAX: usize = 8;
+/// Bytes that are read from the disk at once, of a block that does not go to memory: they are
+/// still in the processor's cache when they are checked and sent.
+const DISK_READ_BYTES: u32 = 256 << 10;
 /// The least memory that a member works with.
 pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
 /// Objects whose lengths are remembered, by some 150 bytes each.
@@ -87,7 +90,8 @@ pub(super) struct Asker {
 /// A part of a block, ready to be sent.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
-    /// No more than what was asked for, and fewer at the object's end.
+    /// What was asked for from its start on, one byte at least. There may be more of it: the
+    /// caller asks for the rest.
     pub(super) bytes: Bytes,
     pub(super) object_bytes: u64,
     pub(super) tier: Tier,
@@ -252,8 +256,9 @@ impl Cache {
         let (disk, _) = self.disk.as_ref()?;
         let slot = disk.get(id)?;
         let len = slot.len();
-        let whole = slot.is_worth_memory((within.end - within.start).into());
-        let wanted = if whole { 0..len } else { within.clone() };
+        let piece = within.start..within.end.min(piece_end(within.start));
+        let whole = slot.is_worth_memory((piece.end - piece.start).into());
+        let wanted = if whole { 0..len } else { piece };
         if within.start >= len {
             return None;
         }
@@ -276,7 +281,8 @@ impl Cache {
         if whole {
             self.remember(*id, read.clone());
         }
-        let shifted = within.start - start..within.end - start;
+        let end = if whole { within.end } else { wanted.end };
+        let shifted = within.start - start..end - start;
         slice(&read, &shifted, Tier::Disk).ok()
     }
 
@@ -355,6 +361,11 @@ impl Cache {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+/// Returns where a piece ends that is read from the disk at once.
+const fn piece_end(start: u32) -> u32 {
+    (start / UNIT_BYTES * UNIT_BYTES).saturating_add(DISK_READ_BYTES)
 }
 
 /// Cuts a part out of a block, no further than the block goes.

@@ -1,6 +1,7 @@
 //! The body of an answer that has more than one part: part by part, each when it is wanted.
 
-use std::ops::{Range, RangeInclusive};
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 
 use crate::server::Member;
-use crate::server::block::{Part, parts};
+use crate::server::block::parts;
 use crate::server::cache::{Asker, Cache, CacheError, ORIGIN_GET_BYTES_MAX};
 use crate::server::fair::Admission;
 use crate::server::object::ObjectName;
@@ -35,20 +36,23 @@ impl Segment {
 pub(in crate::server) enum BodyError {
     #[error(transparent)]
     Cache(#[from] CacheError),
-    #[error("the object is shorter than it was")]
-    Short,
 }
 
 pub(in crate::server) type Streamed =
     StreamBody<BoxStream<'static, Result<Frame<Bytes>, BodyError>>>;
 
-enum Step {
-    Text(Bytes),
-    /// And the range's first and last block.
-    Part(Part, RangeInclusive<u32>),
+/// What is left of a body.
+struct Rest {
+    cache: Arc<Cache>,
+    name: ObjectName,
+    asker: Asker,
+    segments: VecDeque<Segment>,
+    /// The first block of the range under way that was not asked for ahead; `None` before its
+    /// first byte.
+    ahead: Option<u32>,
 }
 
-/// Makes a body of segments. One part is read at a time: what the client does not take is not in
+/// Makes a body of segments. One piece is read at a time: what the client does not take is not in
 /// memory, but what is missing is asked of the origin ahead of it.
 pub(super) fn stream(
     member: &Arc<Member>,
@@ -56,57 +60,58 @@ pub(super) fn stream(
     segments: Vec<Segment>,
     asker: Asker,
 ) -> Streamed {
-    let block_bytes = member.cache.block_bytes;
-    let steps = segments.into_iter().flat_map(move |segment| {
-        let (text, range) = match segment {
-            Segment::Text(text) => (Some(Step::Text(text)), 0..0),
-            Segment::Range(range) => (None, range),
-        };
-        let block = |at: u64| u32::try_from(at / u64::from(block_bytes)).unwrap_or(u32::MAX);
-        let blocks = block(range.start)..=block(range.end.saturating_sub(1));
-        text.into_iter()
-            .chain(parts(range, block_bytes).map(move |part| Step::Part(part, blocks.clone())))
-    });
-    let (cache, name) = (Arc::clone(&member.cache), name.clone());
-    let asker = Asker {
-        admission: Admission::Begun,
-        ..asker
+    let rest = Rest {
+        cache: Arc::clone(&member.cache),
+        name: name.clone(),
+        asker: Asker {
+            admission: Admission::Begun,
+            ..asker
+        },
+        segments: segments.into(),
+        ahead: None,
     };
-    let pieces = futures::stream::iter(steps).then(move |step| {
-        let (cache, name, asker) = (Arc::clone(&cache), name.clone(), asker.clone());
-        async move {
-            match step {
-                Step::Text(text) => Ok(Frame::data(text)),
-                Step::Part(part, blocks) => read(&cache, &name, &part, &blocks, &asker).await,
-            }
-        }
+    let pieces = futures::stream::try_unfold(rest, |mut rest| async move {
+        let piece = rest.next().await?;
+        Ok(piece.map(|bytes| (Frame::data(bytes), rest)))
     });
     StreamBody::new(pieces.boxed())
 }
 
-async fn read(
-    cache: &Arc<Cache>,
-    name: &ObjectName,
-    part: &Part,
-    blocks: &RangeInclusive<u32>,
-    asker: &Asker,
-) -> Result<Frame<Bytes>, BodyError> {
-    let (first, last) = (*blocks.start(), *blocks.end());
-    let distance = ORIGIN_GET_BYTES_MAX / cache.block_bytes;
-    let furthest = part.number.saturating_add(distance);
-    // At the start all of the distance, later one block more each time.
-    let nearest = if part.number == first {
-        first.saturating_add(1)
-    } else {
-        furthest
-    };
-    for number in (nearest..=furthest).take_while(|number| *number <= last) {
-        cache.ahead(name, number, last, asker);
+impl Rest {
+    /// Returns the next piece; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let Some(segment) = self.segments.pop_front() else {
+            return Ok(None);
+        };
+        let range = match segment {
+            Segment::Text(text) => return Ok(Some(text)),
+            Segment::Range(range) => range,
+        };
+        let block_bytes = self.cache.block_bytes;
+        let part = parts(range.clone(), block_bytes).next();
+        let part = part.ok_or(CacheError::Beyond(range.start))?;
+        let last = range.end.saturating_sub(1) / u64::from(block_bytes);
+        let last = u32::try_from(last).unwrap_or(u32::MAX);
+        self.look_ahead(part.number, last);
+        let piece = self.cache.part(&self.name, &part, last, &self.asker);
+        let bytes = piece.await?.bytes;
+        let left = range.start + bytes.len() as u64..range.end;
+        if left.is_empty() {
+            self.ahead = None;
+        } else {
+            self.segments.push_front(Segment::Range(left));
+        }
+        Ok(Some(bytes))
     }
-    let piece = cache.part(name, part, last, asker).await?;
-    if piece.bytes.len() == part.within.len() {
-        Ok(Frame::data(piece.bytes))
-    } else {
-        Err(BodyError::Short)
+
+    /// Asks for what will be wanted after block `number`, each block once.
+    fn look_ahead(&mut self, number: u32, last: u32) {
+        let distance = ORIGIN_GET_BYTES_MAX / self.cache.block_bytes;
+        let end = number.saturating_add(distance).min(last);
+        let from = self.ahead.unwrap_or(number.saturating_add(1));
+        for number in from..=end {
+            self.cache.ahead(&self.name, number, last, &self.asker);
+        }
+        self.ahead = Some(from.max(end.saturating_add(1)));
     }
 }

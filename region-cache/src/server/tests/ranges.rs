@@ -115,6 +115,40 @@ async fn several_ranges_are_parts_of_one_answer() {
 }
 
 #[tokio::test]
+async fn long_ranges_from_the_disk_come_in_pieces_and_are_whole() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let options = CacheOptions {
+        memory_bytes: MEMORY_BYTES_MIN,
+        disk: Some((folder.path().to_owned(), 64 << 20)),
+        ..CacheOptions::default()
+    };
+    let long: Bytes = (0..5_000_000_u32)
+        .map(|at| u8::try_from(at % 241).unwrap())
+        .collect();
+    {
+        let mut lab = Lab::with(&options).await;
+        let key = Key::new(&path()[1..]).unwrap();
+        lab.store.put(&key, long.clone()).await.unwrap();
+        assert_eq!(lab.get(&path(), &[]).await.body, long);
+        lab.stop.take().unwrap().send(()).unwrap();
+        lab.served.await.unwrap().unwrap();
+    }
+    let lab = Lab::with(&options).await;
+    // Each block goes to memory when it was read often.
+    for _ in 0..4 {
+        for range in [0..5_000_000, 33_333..4_444_444, 1_048_575..1_048_577] {
+            let header = format!("bytes={}-{}", range.start, range.end - 1);
+            let answer = lab.get(&path(), &[("range", &header)]).await;
+            assert!(answer.body == long.slice(range), "{header}");
+        }
+    }
+    assert_eq!(lab.store.requests(), 0);
+    let metrics = &lab.member.cache.metrics;
+    assert!(metrics.tier(Tier::Disk).reads.get() > 20);
+    assert!(metrics.tier(Tier::Memory).reads.get() > 0);
+}
+
+#[tokio::test]
 async fn heads_tell_lengths() {
     let lab = Lab::start().await;
     let path = lab.object().await;
