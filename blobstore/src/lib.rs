@@ -7,6 +7,7 @@ mod chunk;
 mod chunk_list;
 mod chunker;
 mod clock;
+mod content_named;
 mod crash;
 mod digest;
 mod envelope;
@@ -37,6 +38,7 @@ pub use chunk::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, Chunk, ChunkMismatch};
 pub use chunk_list::{CHUNK_LIST_BYTES_MAX, ChunkExtent, ChunkList, ChunkListError};
 pub use chunker::{Chunked, Chunker};
 pub use clock::{Clock, SystemClock};
+pub use content_named::{is_content_named, verify_content_named};
 pub use crash::{CrashHook, CrashPoint};
 pub use digest::{
     ChunkId, ContentId, Digest, DigestError, MetadataImageId, PackId, RecordId, TreeId,

@@ -32,34 +32,54 @@ impl fmt::Display for Tier {
 /// Bytes of a pack as some place gave them. They say nothing until they are checked against a
 /// hash, which is why this type offers no way to them but [`UnverifiedBytes::into_untrusted`].
 #[derive(Clone)]
-pub struct UnverifiedBytes(Bytes);
+pub struct UnverifiedBytes {
+    bytes: Bytes,
+    giver: Option<Arc<str>>,
+}
 
 impl UnverifiedBytes {
     /// Marks bytes as not yet checked.
     pub const fn new(bytes: Bytes) -> Self {
-        Self(bytes)
+        Self { bytes, giver: None }
+    }
+
+    /// Marks bytes as not yet checked, and who is to be told when they are wrong.
+    pub const fn given_by(bytes: Bytes, giver: Arc<str>) -> Self {
+        let giver = Some(giver);
+        Self { bytes, giver }
+    }
+
+    /// Returns who gave the bytes, for [`ChunkSource::report`].
+    pub fn giver(&self) -> Option<&str> {
+        self.giver.as_deref()
     }
 
     /// Returns a part of the bytes, no less unchecked; `None` when they do not reach so far.
     pub(crate) fn slice(&self, range: Range<usize>) -> Option<Self> {
-        let inside = range.start <= range.end && range.end <= self.0.len();
-        inside.then(|| Self(self.0.slice(range)))
+        let inside = range.start <= range.end && range.end <= self.bytes.len();
+        inside.then(|| Self {
+            bytes: self.bytes.slice(range),
+            giver: self.giver.clone(),
+        })
     }
 
     /// Copies the bytes, so that what they are a part of can go.
     pub(crate) fn to_owned_part(&self) -> Self {
-        Self(Bytes::copy_from_slice(&self.0))
+        Self {
+            bytes: Bytes::copy_from_slice(&self.bytes),
+            giver: self.giver.clone(),
+        }
     }
 
     /// Returns the bytes for checking or decoding. Never serve them.
     pub fn into_untrusted(self) -> Bytes {
-        self.0
+        self.bytes
     }
 }
 
 impl fmt::Debug for UnverifiedBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "UnverifiedBytes({} bytes)", self.0.len())
+        write!(f, "UnverifiedBytes({} bytes)", self.bytes.len())
     }
 }
 
@@ -72,6 +92,12 @@ pub trait ChunkSource: fmt::Debug + Send + Sync + 'static {
     /// Returns exactly the bytes of `range` of a pack, unchecked, or an error; never fewer.
     async fn fetch(&self, pack: PackName, range: Range<u64>)
     -> Result<UnverifiedBytes, StoreError>;
+
+    /// Says that what `giver` gave for `range` of a pack was wrong. Returns whether another one
+    /// of this tier can be asked.
+    async fn report(&self, _pack: PackName, _range: Range<u64>, _giver: &str) -> bool {
+        false
+    }
 }
 
 /// A region's cache that takes what a node writes before the store has it.

@@ -80,6 +80,14 @@ impl fmt::Debug for Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version(pub(crate) String);
 
+impl Version {
+    /// Returns the version of what is never replaced. No object is in it for
+    /// [`BlobStore::replace`].
+    pub const fn unchanging() -> Self {
+        Self(String::new())
+    }
+}
+
 /// What [`BlobStore::list`] tells of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectInfo {

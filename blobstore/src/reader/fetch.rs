@@ -13,10 +13,12 @@ use super::stats::Counters;
 use super::{ReadError, lock};
 use crate::frame::{Frame, FrameEntry};
 use crate::pack::PackName;
-use crate::{ChunkIndex, ChunkSource, PackLoader, Tier, UnverifiedBytes};
+use crate::{ChunkIndex, ChunkSource, PackLoader, StoreError, Tier, UnverifiedBytes};
 
 /// Entries for held frames at which those that nobody holds any more are taken out.
 const HELD_SWEEP: usize = 1024;
+/// How many of one tier are asked for a frame, when the first gives wrong bytes.
+const GIVERS_MAX: usize = 3;
 
 /// Number of a pack in the index, number of the frame in the pack.
 pub(super) type FrameKey = (u32, u32);
@@ -57,6 +59,17 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
 }
 
+/// Why a tier gave no frame.
+enum Asked {
+    /// It gave wrong bytes; whether another one of it can be asked.
+    Corrupt {
+        reason: String,
+        again: bool,
+    },
+    Unavailable(StoreError),
+    Stopped,
+}
+
 /// A frame that was announced and is to be fetched with its neighbours.
 pub(super) struct Wanted {
     announced: Announced<FrameKey, Fetched>,
@@ -71,45 +84,70 @@ impl Shared {
         let what = format!("frame at {} of pack {}", entry.offset_bytes, pack.id);
         let mut failed = None;
         for source in &self.sources {
-            match source.fetch(pack, entry.range()).await {
-                Ok(bytes) => {
-                    self.counters
-                        .fetched(source.tier(), entry.stored_bytes.into());
-                    let (decoding, stored) = (Arc::clone(&entry), bytes.clone());
-                    // Hashing and decompressing 1 MiB takes about a millisecond.
-                    let decoded =
-                        tokio::task::spawn_blocking(move || decoding.decode(stored)).await;
-                    match decoded {
-                        Ok(Ok(frame)) => {
-                            self.pack(key, &entry, bytes, source.tier());
-                            return Ok(self.keep(key, frame, source.tier()));
+            for _ in 0..GIVERS_MAX {
+                match self.ask(&**source, key, pack, &entry, &what).await {
+                    Ok(frame) => return Ok(frame),
+                    Err(Asked::Stopped) => return Err(ReadError::Stopped(what)),
+                    Err(Asked::Corrupt { reason, again }) => {
+                        failed = Some(ReadError::Corrupt {
+                            what: what.clone(),
+                            reason,
+                        });
+                        if !again {
+                            break;
                         }
-                        Ok(Err(error)) => {
-                            self.counters.corrupt(source.tier());
-                            let (tier, reason) = (source.tier(), error.to_string());
-                            tracing::warn!(%tier, %what, %reason, "dropped corrupt frame");
-                            failed = Some(ReadError::Corrupt {
-                                what: what.clone(),
-                                reason,
-                            });
-                        }
-                        Err(_) => return Err(ReadError::Stopped(what)),
                     }
-                }
-                Err(error) => {
-                    let source = Arc::new(error);
-                    let error = ReadError::Unavailable {
-                        what: what.clone(),
-                        source,
-                    };
-                    failed = Some(match failed {
-                        Some(corrupt @ ReadError::Corrupt { .. }) => corrupt,
-                        _ => error,
-                    });
+                    Err(Asked::Unavailable(error)) => {
+                        let source = Arc::new(error);
+                        let error = ReadError::Unavailable {
+                            what: what.clone(),
+                            source,
+                        };
+                        failed = Some(match failed {
+                            Some(corrupt @ ReadError::Corrupt { .. }) => corrupt,
+                            _ => error,
+                        });
+                        break;
+                    }
                 }
             }
         }
         Err(failed.unwrap_or(ReadError::NotFound(what)))
+    }
+
+    /// Asks one tier for a frame. Who gave wrong bytes is told so.
+    async fn ask(
+        &self,
+        source: &dyn ChunkSource,
+        key: FrameKey,
+        pack: PackName,
+        entry: &Arc<FrameEntry>,
+        what: &str,
+    ) -> Result<Arc<Arrived>, Asked> {
+        let tier = source.tier();
+        let fetched = source.fetch(pack, entry.range()).await;
+        let bytes = fetched.map_err(Asked::Unavailable)?;
+        self.counters.fetched(tier, entry.stored_bytes.into());
+        let (decoding, stored) = (Arc::clone(entry), bytes.clone());
+        // Hashing and decompressing 1 MiB takes about a millisecond.
+        let decoded = tokio::task::spawn_blocking(move || decoding.decode(stored)).await;
+        match decoded {
+            Ok(Ok(frame)) => {
+                self.pack(key, entry, bytes, tier);
+                Ok(self.keep(key, frame, tier))
+            }
+            Ok(Err(error)) => {
+                self.counters.corrupt(tier);
+                let (reason, giver) = (error.to_string(), bytes.giver());
+                tracing::warn!(%tier, giver, what, reason, "dropped corrupt frame");
+                let again = match giver {
+                    Some(giver) => source.report(pack, entry.range(), giver).await,
+                    None => false,
+                };
+                Err(Asked::Corrupt { reason, again })
+            }
+            Err(_) => Err(Asked::Stopped),
+        }
     }
 
     fn keep(&self, key: FrameKey, frame: Frame, tier: Tier) -> Arc<Arrived> {
