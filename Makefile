@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench sim fuzz-smoke deps
+.PHONY: help demo test check bench sim sim-region fuzz-smoke deps
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,6 +25,10 @@ bench: deps ## Measure mounts of IMAGE, then starts; scripts/bench*.sh say what 
 sim: deps ## Simulate nodes, collection and crashes over a faulty store (NACRE_SIM_SEEDS=0-499)
 	NACRE_SIM_SEEDS=$${NACRE_SIM_SEEDS:-0-499} cargo test --release --locked -p nacre-blobstore --lib \
 		gc::tests::sim -- --nocapture
+
+sim-region: deps ## Simulate a burst of 8,192 starts on 1,000 nodes in 3 regions (NACRE_SIM_SEEDS=0-3)
+	NACRE_SIM_FULL=1 NACRE_SIM_SEEDS=$${NACRE_SIM_SEEDS:-0-3} cargo test --release --locked \
+		-p nacre-region-cache --lib client::tests::sim -- --nocapture
 
 fuzz-smoke: deps ## Run each fuzz target for a minute
 	@fuzz/run.sh 60

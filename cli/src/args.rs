@@ -61,7 +61,7 @@ pub(crate) struct Global {
         value_name = "SECONDS"
     )]
     pub(crate) store_timeout: Option<u64>,
-    /// Members of the region's cache
+    /// Members of the region's cache: HOST:PORT, https://HOST:PORT, file:PATH, dns:NAME:PORT
     #[arg(
         long,
         global = true,
@@ -71,6 +71,33 @@ pub(crate) struct Global {
         value_delimiter = ','
     )]
     pub(crate) region_cache: Vec<String>,
+    /// File with the token that members of the region's cache want
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_REGION_TOKEN",
+        value_name = "FILE"
+    )]
+    pub(crate) region_token: Option<PathBuf>,
+    /// Certificates (PEM) that those of members may be signed by, besides the system's
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_REGION_CA",
+        value_name = "FILE"
+    )]
+    pub(crate) region_ca: Option<PathBuf>,
+    /// Folder in which those members find this store's objects, if not at the root of their store
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_REGION_PREFIX",
+        value_name = "PREFIX"
+    )]
+    pub(crate) region_prefix: Option<String>,
     /// Size of the node's cache on the disk, such as 200G [default: 80 % of its file system]
     #[arg(
         long,

@@ -128,6 +128,20 @@ async fn stats(settings: &Settings) -> Result<(), Failure> {
             human_bytes(count.bytes)
         ))?;
     }
+    if let Some(region) = &stats.region_cache {
+        output::line(&format!(
+            "members  {} of {} answer: {} from memory, {} from disk, {} from the origin; \
+             {} passed by, {} hedged, {} busy",
+            region.members.saturating_sub(region.members_down),
+            region.members,
+            region.memory,
+            region.disk,
+            region.origin,
+            region.passed_by,
+            region.hedged,
+            region.busy
+        ))?;
+    }
     output::line(&format!(
         "waits    p50 {:.1} ms, p99 {:.1} ms; {} failed reads, {} corrupt frames",
         stats.waits_ms_p50, stats.waits_ms_p99, stats.failed_reads, stats.corrupt

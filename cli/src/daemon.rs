@@ -4,9 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nacre_blobstore::ChunkSource;
 use nacre_fs::KeeperOptions;
-use nacre_region_cache::RegionCache;
 use nacre_snapshotter::{Client, ClientError, Node, NodeOptions, PENDING_BYTES_MAX};
 use rustix::fs::{FlockOperation, flock};
 use tokio::runtime::Handle;
@@ -116,11 +114,6 @@ async fn lock(settings: &Settings, takeover: bool) -> Result<File, Failure> {
 fn node_options(settings: &Settings) -> Result<NodeOptions, Failure> {
     let root = settings.root.display().to_string();
     let fail = |error: &dyn std::fmt::Display| Failure::new("serve", &root, error);
-    let mut sources: Vec<Arc<dyn ChunkSource>> = Vec::new();
-    if !settings.region_cache.is_empty() {
-        let region = RegionCache::new(settings.region_cache.clone());
-        sources.push(Arc::new(region.map_err(|error| fail(&error))?));
-    }
     let keeper = KeeperOptions {
         socket: settings.keeper_socket(),
         inode_log: settings.root.join("inodes.log"),
@@ -128,6 +121,7 @@ fn node_options(settings: &Settings) -> Result<NodeOptions, Failure> {
         keeper: command_line(settings, "keeper").map_err(|error| fail(&error))?,
         daemon: command_line(settings, "daemon").map_err(|error| fail(&error))?,
     };
+    let region = settings.open_region()?;
     Ok(NodeOptions {
         // As the kernel names what is mounted below it.
         root: settings.root.canonicalize().map_err(|error| fail(&error))?,
@@ -135,8 +129,8 @@ fn node_options(settings: &Settings) -> Result<NodeOptions, Failure> {
         store: settings.open_store()?,
         store_url: settings.store.to_string(),
         cache: settings.cache,
-        sources,
-        region: None,
+        writes_through: region.clone().map(|region| region as _),
+        region,
         pending_bytes_max: PENDING_BYTES_MAX,
         clock: Arc::clone(&settings.clock),
         crash: crash_hook(),

@@ -63,11 +63,22 @@ pub(crate) fn command_line(settings: &Settings, verb: &str) -> std::io::Result<V
     let mut line: Vec<OsString> = vec![std::env::current_exe()?.into(), verb.into()];
     line.extend(["--root".into(), settings.root.clone().into()]);
     line.extend(["--store".into(), settings.store.to_string().into()]);
-    if !settings.region_cache.is_empty() {
-        line.extend([
-            "--region-cache".into(),
-            settings.region_cache.join(",").into(),
-        ]);
+    let region = &settings.region;
+    if !region.members.is_empty() {
+        let members: Vec<String> = region.members.iter().map(ToString::to_string).collect();
+        line.extend(["--region-cache".into(), members.join(",").into()]);
+    }
+    let files = [
+        ("--region-token", &region.token),
+        ("--region-ca", &region.authority),
+    ];
+    for (flag, file) in files {
+        if let Some(file) = file {
+            line.extend([flag.into(), file.clone().into()]);
+        }
+    }
+    if let Some(prefix) = &region.prefix {
+        line.extend(["--region-prefix".into(), prefix.into()]);
     }
     let limits = [
         ("--store-timeout", settings.store_timeout),

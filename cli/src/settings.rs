@@ -10,6 +10,7 @@ use nacre_blobstore::{
     open_store,
 };
 use nacre_fs::NodeCacheOptions;
+use nacre_region_cache::{RegionCache, RegionMembers, RegionOptions, RegionStore};
 use serde::Deserialize;
 
 use crate::args::{Global, ProgressKind, parse_bytes};
@@ -28,6 +29,9 @@ struct SettingsFile {
     store: Option<String>,
     #[serde(default)]
     region_cache: Vec<String>,
+    region_token: Option<PathBuf>,
+    region_ca: Option<PathBuf>,
+    region_prefix: Option<String>,
     store_timeout: Option<u64>,
     cache_size: Option<Size>,
     cache_files: Option<u64>,
@@ -51,6 +55,44 @@ impl Size {
     }
 }
 
+/// How to reach the region's cache.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RegionSettings {
+    pub(crate) members: Vec<RegionMembers>,
+    pub(crate) token: Option<PathBuf>,
+    pub(crate) authority: Option<PathBuf>,
+    pub(crate) prefix: Option<String>,
+}
+
+impl RegionSettings {
+    fn resolve(
+        members: &[String],
+        token: Option<PathBuf>,
+        authority: Option<PathBuf>,
+        prefix: Option<String>,
+    ) -> Result<Self, Failure> {
+        // The daemon runs in another directory.
+        let absolute = |path: PathBuf| {
+            let made = std::path::absolute(&path);
+            made.map_err(|error| Failure::new("use", &path.display().to_string(), &error))
+        };
+        let parse = |text: &String| {
+            let parsed: Result<RegionMembers, _> = text.parse();
+            match parsed {
+                Ok(RegionMembers::File(path)) => absolute(path).map(RegionMembers::File),
+                Ok(members) => Ok(members),
+                Err(error) => Err(Failure::new("use region cache", text, &error).with_code(USAGE)),
+            }
+        };
+        Ok(Self {
+            members: members.iter().map(parse).collect::<Result<_, _>>()?,
+            token: token.map(absolute).transpose()?,
+            authority: authority.map(absolute).transpose()?,
+            prefix,
+        })
+    }
+}
+
 /// What every verb works with.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -58,7 +100,7 @@ pub(crate) struct Settings {
     pub(crate) store: StoreUrl,
     /// In seconds.
     pub(crate) store_timeout: Option<u64>,
-    pub(crate) region_cache: Vec<String>,
+    pub(crate) region: RegionSettings,
     pub(crate) cache: NodeCacheOptions,
     pub(crate) json: bool,
     pub(crate) progress: ProgressKind,
@@ -95,7 +137,12 @@ impl Settings {
             root,
             store,
             store_timeout: global.store_timeout.or(file.store_timeout),
-            region_cache,
+            region: RegionSettings::resolve(
+                &region_cache,
+                global.region_token.or(file.region_token),
+                global.region_ca.or(file.region_ca),
+                global.region_prefix.or(file.region_prefix),
+            )?,
             cache: NodeCacheOptions {
                 bytes_max: global.cache_size.or(cache_size),
                 files_max: global.cache_files.or(file.cache_files),
@@ -115,6 +162,34 @@ impl Settings {
         }
         open_store(&self.store, &options)
             .map_err(Failure::of("open store", &self.store.to_string()))
+    }
+
+    /// Makes the client of the region's cache, if one is given. Must be called in a runtime.
+    pub(crate) fn open_region(&self) -> Result<Option<Arc<RegionCache>>, Failure> {
+        if self.region.members.is_empty() {
+            return Ok(None);
+        }
+        let options = RegionOptions {
+            members: self.region.members.clone(),
+            token: self.region.token.clone(),
+            authority: self.region.authority.clone(),
+            prefix: self.region.prefix.clone(),
+            client: format!("{:x}", self.seed()),
+            clock: Arc::clone(&self.clock),
+            seed: self.seed(),
+        };
+        let region = RegionCache::new(options)
+            .map_err(|error| Failure::new("use", "the region cache", &error).with_code(USAGE))?;
+        Ok(Some(Arc::new(region)))
+    }
+
+    /// Opens the object store with the region before it: what is written goes to both.
+    pub(crate) fn open_store_in_region(&self) -> Result<Arc<dyn BlobStore>, Failure> {
+        let store = self.open_store()?;
+        Ok(match self.open_region()? {
+            Some(region) => Arc::new(RegionStore::new(store, region)),
+            None => store,
+        })
     }
 
     /// Returns a number that other processes do not have.

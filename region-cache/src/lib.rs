@@ -9,7 +9,10 @@
 mod client;
 mod server;
 
-pub use client::{RegionCache, RegionCacheError};
+pub use client::{
+    Primed, RegionCache, RegionCacheError, RegionMembers, RegionOptions, RegionStats, RegionStore,
+    WRITE_MEMBERS,
+};
 pub use server::{
     BLOCK_BYTES, BLOCK_BYTES_MAX, CacheOptions, DiskError, MEMORY_BYTES_MIN, ORIGIN_REQUESTS,
     RANGES_MAX, RangeError, RangeSpec, RegionServer, ServerError, ServerOptions, Tls, TlsError,

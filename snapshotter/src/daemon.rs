@@ -14,6 +14,7 @@ mod named;
 mod node;
 mod open;
 mod pending;
+mod prime;
 mod server;
 mod snapshot;
 mod volume;
@@ -21,7 +22,7 @@ mod volume;
 pub use api::{
     CacheCheck, CachePrune, CacheStats, Change, CommitVolume, CommittedVolume, CreateSnapshot,
     CreatedSnapshot, DiffLine, DiffRequest, DiffSummary, FinishedTrace, MountMode, NodeInfo,
-    OpenedImage, OpenedVolume, PendingSnapshot, Refusal, Rung, TierCount,
+    OpenedImage, OpenedVolume, PendingSnapshot, PrimedRegion, Refusal, Rung, TierCount,
 };
 pub use client::{Client, ClientError, DiffLines};
 pub(crate) use mountable::Mountable;

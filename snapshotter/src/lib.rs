@@ -18,7 +18,8 @@ pub use daemon::{
     CacheCheck, CachePrune, CacheStats, Change, Client, ClientError, CommitVolume, CommittedVolume,
     CreateSnapshot, CreatedSnapshot, DiffLine, DiffLines, DiffRequest, DiffSummary, FinishedTrace,
     KERNEL_MODE_REASON, MountMode, Node, NodeError, NodeInfo, NodeOptions, OpenedImage,
-    OpenedVolume, PENDING_BYTES_MAX, PendingSnapshot, Refusal, Rung, ServeError, TierCount, serve,
+    OpenedVolume, PENDING_BYTES_MAX, PendingSnapshot, PrimedRegion, Refusal, Rung, ServeError,
+    TierCount, serve,
 };
 pub use export::{Export, ExportError, ExportOptions, Exported};
 pub use image::{IMAGES_NAMESPACE, Image, ImageError, ImageLayer, ImagePayload, image_ref};

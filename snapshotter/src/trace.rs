@@ -29,6 +29,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::hints::Follower;
 
+pub(crate) use optimize::chunks_of;
 pub use optimize::{OptimizeError, optimize_image};
 pub use paths::content_paths;
 use recorder::{Publisher, Recorder};

@@ -8,6 +8,7 @@
 //! under way waits for it; all others fetch as ever, and never queue behind a range.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures::stream::{self, Stream, StreamExt};
@@ -106,6 +107,18 @@ impl Reader {
                 let shared = Arc::clone(&shared);
                 async move { shared.fetch_span(span).await }
             })
+    }
+
+    /// Returns where `items` are, in the order in which they are given as far as neighbours are not
+    /// put together, as [`prefetch`](Self::prefetch) does. What no pack holds is left out.
+    pub async fn ranges(&self, items: Vec<ItemKind>) -> Vec<(PackName, Range<u64>)> {
+        let range = |span: Span| {
+            let (first, last) = (span.frames.first()?, span.frames.last()?);
+            let range = first.1.offset_bytes..last.1.range().end;
+            Some((span.pack, range))
+        };
+        let spans: Vec<Span> = self.spans(items).collect().await;
+        spans.into_iter().filter_map(range).collect()
     }
 
     /// Plans on a thread that may block.

@@ -50,7 +50,7 @@ pub(super) async fn add(settings: &Settings, arguments: ImageAdd) -> Result<(), 
         Some(platform) => platform.parse().map_err(|error| usage(&error))?,
         None => Platform::host(),
     };
-    let store = settings.open_store()?;
+    let store = settings.open_store_in_region()?;
     if !settings.index_path("ingest").exists() {
         // Once a root and store: no ref may be written where races have two winners.
         let checked = check_store(&*store, settings.seed()).await;

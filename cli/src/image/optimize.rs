@@ -11,7 +11,7 @@ use crate::trace::reader;
 
 pub(super) async fn optimize(settings: &Settings, name: &str) -> Result<(), Failure> {
     let began = settings.clock.elapsed();
-    let store = settings.open_store()?;
+    let store = settings.open_store_in_region()?;
     let image = Image::find(&*store, name)
         .await
         .map_err(Failure::of("optimize image", name))?;

@@ -312,7 +312,7 @@ fn json_has_the_keys_of_the_contract() {
             &["cache", "stats"],
             "page_cache_unknown node region origin waits_ms_p50 waits_ms_p99 \
              bytes_read_by_sandbox bytes_fetched contents bytes quota quota_in_force \
-             quota_files evicted evicted_bytes unstored rechecked rotten",
+             quota_files evicted evicted_bytes unstored rechecked rotten region_cache",
         ),
         (&["cache", "verify"], "checked corrupt"),
         (&["cache", "prune", "--to", "1T"], "contents bytes"),

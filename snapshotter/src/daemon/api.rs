@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nacre_fs::mount::Lower;
+use nacre_region_cache::RegionStats;
 use serde::{Deserialize, Serialize};
 
 pub(super) use pending::{CancelRequest, WaitRequest};
@@ -143,6 +144,9 @@ pub struct CacheStats {
     pub rechecked: u64,
     /// Contents that proved bad on the disk, and were dropped.
     pub rotten: u64,
+    /// What the client of the region's cache did, on a node that has one.
+    #[serde(default)]
+    pub region_cache: Option<RegionStats>,
 }
 
 /// `POST /v1/cache/verify`: check a part of the cache.
@@ -177,6 +181,33 @@ pub struct CachePrune {
     pub bytes: u64,
     /// Whether asking again would evict nothing more.
     pub done: bool,
+}
+
+/// `POST /v1/region/prime`: fill the region's cache with what starts of an image read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PrimeRequest {
+    /// Name or id.
+    pub(super) image: String,
+    /// Whether all of the image is wanted.
+    pub(super) all: bool,
+}
+
+/// What the region has now, as far as it was asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PrimedRegion {
+    /// The id of the image's record.
+    pub image: String,
+    /// Requests to members.
+    pub requests: u64,
+    /// Bytes that they answered with.
+    pub bytes: u64,
+    /// Requests that no member answered.
+    pub failed: u64,
+    /// Whether a start of the image was recorded: without, none of its files' contents were asked
+    /// for, unless all was.
+    pub traced: bool,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 /// The body of every answer that is not 200.

@@ -43,6 +43,7 @@ impl Node {
             unstored: cache.unstored,
             rechecked: cache.rechecked,
             rotten: cache.rotten,
+            region_cache: self.options.region.as_ref().map(|region| region.stats()),
         }
     }
 

@@ -17,7 +17,8 @@ use super::api::{
     CacheCheck, CachePrune, CacheStats, CancelRequest, CommitVolume, CommittedVolume,
     CreateSnapshot, CreateVolumeRequest, CreatedSnapshot, DiffLine, DiffRequest,
     FinishTraceRequest, FinishedTrace, MountMode, NodeInfo, OpenRequest, OpenedImage,
-    PendingSnapshot, PruneRequest, Refusal, Rung, VerifyRequest, WaitRequest,
+    PendingSnapshot, PrimeRequest, PrimedRegion, PruneRequest, Refusal, Rung, VerifyRequest,
+    WaitRequest,
 };
 
 /// How long an answer may take; opening an image reads from the store.
@@ -106,6 +107,16 @@ impl Client {
     pub async fn prune_cache(&self, to_bytes: u64) -> Result<CachePrune, ClientError> {
         let request = PruneRequest { to_bytes };
         self.call(Method::POST, "/v1/cache/prune", &request).await
+    }
+
+    /// Fills the region's cache with what starts of an image read, or with all of the image.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn prime_region(&self, image: &str, all: bool) -> Result<PrimedRegion, ClientError> {
+        let image = image.to_owned();
+        let request = PrimeRequest { image, all };
+        self.call(Method::POST, "/v1/region/prime", &request).await
     }
 
     /// Makes an image readable, in a mode or, without one, in the best that the node has.

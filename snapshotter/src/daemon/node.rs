@@ -15,6 +15,7 @@ use nacre_fs::{
     ContentMount, ContentSession, KeeperOptions, MetadataMountError, MetadataMounts, NodeCache,
     NodeCacheError, NodeCacheOptions, SessionError, View, probe_kernel_mode,
 };
+use nacre_region_cache::{RegionCache, RegionStore};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -53,10 +54,10 @@ pub struct NodeOptions {
     pub store_url: String,
     /// Limits of the cache.
     pub cache: NodeCacheOptions,
-    /// Tiers between this node and the store, nearest first.
-    pub sources: Vec<Arc<dyn ChunkSource>>,
-    /// The region's cache, if it takes what is written.
-    pub region: Option<Arc<dyn RegionWriter>>,
+    /// The region's cache between this node and the store, if there is one.
+    pub region: Option<Arc<RegionCache>>,
+    /// What takes snapshots before they are durable: the region's cache, if there is one.
+    pub writes_through: Option<Arc<dyn RegionWriter>>,
     /// Bytes of what is not durable yet at which creations wait.
     pub pending_bytes_max: u64,
     /// Time.
@@ -99,6 +100,9 @@ pub enum NodeError {
     /// The image has no metadata image and none can be built.
     #[error(transparent)]
     Erofs(#[from] ErofsError),
+    /// The region was to be primed.
+    #[error("this node has no region cache")]
+    NoRegion,
     /// Kernel mode was asked for.
     #[error("this node has no kernel mode: {0}")]
     Mode(String),
@@ -164,11 +168,16 @@ impl Node {
         make_private(&mount_point)?;
         thaw_noted(&options.root.join(FROZEN_FOLDER));
         let index = Arc::new(ChunkIndex::open(&options.index)?);
+        // Uploads give the region what they have themselves.
         let pending = Pending::open(&options, &index, &runtime)?;
         let staged = Arc::clone(&pending.staged);
         let mut sources: Vec<Arc<dyn ChunkSource>> =
             vec![Arc::new(Origin::on_node(Arc::clone(&staged)))];
-        sources.extend(options.sources.iter().map(Arc::clone));
+        let mut options = options;
+        if let Some(region) = &options.region {
+            sources.push(Arc::clone(region) as _);
+            options.store = Arc::new(RegionStore::new(options.store, Arc::clone(region)));
+        }
         sources.push(Arc::new(Origin::new(Arc::clone(&options.store))));
         let store: Arc<dyn BlobStore> =
             Arc::new(StagedStore::new(staged, Arc::clone(&options.store)));

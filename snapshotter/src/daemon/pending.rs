@@ -91,7 +91,7 @@ impl Pending {
             store: Arc::clone(&options.store),
             folder,
             index: Arc::clone(index),
-            region: options.region.clone(),
+            region: options.writes_through.clone(),
             clock: Arc::clone(&options.clock),
             crash: options.crash.clone(),
             queue: Mutex::new(Queue::new(options.pending_bytes_max)),

@@ -18,7 +18,8 @@ use tokio::net::UnixListener;
 
 use super::api::{
     CancelRequest, CommitVolume, CreateSnapshot, CreateVolumeRequest, DiffRequest,
-    FinishTraceRequest, OpenRequest, PruneRequest, Refusal, VerifyRequest, WaitRequest,
+    FinishTraceRequest, OpenRequest, PrimeRequest, PruneRequest, Refusal, VerifyRequest,
+    WaitRequest,
 };
 use super::node::{Node, NodeError};
 use crate::image::ImageError;
@@ -61,6 +62,7 @@ pub async fn serve(
         .route("/v1/cache/verify", post(verify_cache))
         .route("/v1/cache/prune", post(prune_cache))
         .route("/v1/images/open", post(open_image))
+        .route("/v1/region/prime", post(prime_region))
         .route("/v1/snapshots/create", post(create_snapshot))
         .route("/v1/snapshots/pending", get(pending_snapshots))
         .route("/v1/snapshots/wait", post(wait_snapshot))
@@ -103,6 +105,13 @@ async fn prune_cache(State(node): State<Arc<Node>>, Json(request): Json<PruneReq
 
 async fn open_image(State(node): State<Arc<Node>>, Json(request): Json<OpenRequest>) -> Response {
     answer(node.open_image(&request.image, request.mode).await)
+}
+
+async fn prime_region(
+    State(node): State<Arc<Node>>,
+    Json(request): Json<PrimeRequest>,
+) -> Response {
+    answer(node.prime_region(&request.image, request.all).await)
 }
 
 async fn create_snapshot(
@@ -202,7 +211,9 @@ fn class(error: &NodeError) -> (StatusCode, u8) {
     };
     match error {
         NodeError::Image(ImageError::NotFound(_)) => (StatusCode::NOT_FOUND, 10),
-        NodeError::Image(ImageError::Name(_)) | NodeError::Mode(_) => (StatusCode::BAD_REQUEST, 2),
+        NodeError::Image(ImageError::Name(_)) | NodeError::Mode(_) | NodeError::NoRegion => {
+            (StatusCode::BAD_REQUEST, 2)
+        }
         NodeError::Image(ImageError::Ref(RefError::Store { source, .. }))
         | NodeError::Image(ImageError::Record {
             source: RecordError::Store(source),

@@ -77,7 +77,8 @@ pub async fn optimize_image(
             Handle::current(),
             WriterOptions::default(),
         );
-        let chunks = chunks_of(reader, stored.trace.entries.iter().map(|e| e.what)).await?;
+        let chunks =
+            chunks_of::<OptimizeError>(reader, stored.trace.entries.iter().map(|e| e.what)).await?;
         let copied = copy(reader, writer.stream(), chunks).await;
         let finished = tokio::task::spawn_blocking(move || writer.finish());
         let finished = finished.await.map_err(|_| OptimizeError::Stopped)?;
@@ -104,10 +105,10 @@ pub async fn optimize_image(
 }
 
 /// Returns the chunks of what was traced, each once, in order. What no pack holds is left out.
-async fn chunks_of(
+pub(crate) async fn chunks_of<E: From<ReadError> + From<IndexError>>(
     reader: &Reader,
     traced: impl Iterator<Item = Traced>,
-) -> Result<Vec<ChunkId>, OptimizeError> {
+) -> Result<Vec<ChunkId>, E> {
     let mut chunks = Vec::new();
     let mut seen = HashSet::new();
     for what in traced {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use nacre_blobstore::{
-    CrashPoint, Key, Lease, PackName, Record, RecordError, SecureError, StoreError, secure,
+    CrashPoint, Key, Lease, PackName, Record, RecordError, RecordId, RegionWriter, SecureError,
+    StoreError, secure,
 };
 
 use super::super::api::Rung;
@@ -127,16 +128,14 @@ impl Pending {
         let record = Record::read(&*self.staged, id).await?;
         let (store, clock) = (&*self.store, &*self.clock);
         if let Some(region) = &self.region {
-            let objects = self.lock().to_store(&record.packs);
-            for (key, size_bytes) in objects {
-                let _turn = self.bodies.acquire().await;
-                let body = self.staged.get(&key, size_bytes).await?.0;
-                region.put(&key, body).await?;
+            match self.give(&**region, id, &record).await {
+                Ok(()) => {
+                    self.lock().reach(number, Rung::Region);
+                    self.changed.send_replace(());
+                }
+                // A region is no part of what makes a snapshot durable.
+                Err(error) => tracing::warn!(snapshot = %id, %error, "the region has not got it"),
             }
-            let (_, bytes) = record.encode();
-            region.put(&id.key(), bytes.into()).await?;
-            self.lock().reach(number, Rung::Region);
-            self.changed.send_replace(());
         }
         self.promote(&record.packs).await?;
         self.check_wanted(number, entry)?;
@@ -167,6 +166,27 @@ impl Pending {
         name_late(store, id, entry.name.as_deref(), entry.created_ms).await?;
         self.crash.reach(CrashPoint::UploadNamed);
         Ok(())
+    }
+
+    /// Gives the region's cache what the store has not got yet.
+    async fn give(
+        &self,
+        region: &dyn RegionWriter,
+        id: RecordId,
+        record: &Record,
+    ) -> Result<(), StoreError> {
+        let objects = self.lock().to_store(&record.packs);
+        for (key, size_bytes) in objects {
+            let _turn = self.bodies.acquire().await;
+            let body = match self.staged.get(&key, size_bytes).await {
+                // Became durable meanwhile.
+                Err(StoreError::NotFound(_)) => continue,
+                got => got?.0,
+            };
+            region.put(&key, body).await?;
+        }
+        let (_, bytes) = record.encode();
+        region.put(&id.key(), bytes.into()).await
     }
 
     /// Stores those of `packs` that are staged; the caller holds a lease. Whoever relies on them in

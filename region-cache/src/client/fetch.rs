@@ -1,0 +1,303 @@
+//! How one span is asked for: whom, when somebody else too, and when the origin instead.
+//!
+//! ```text
+//! first member ----------------------------- answer
+//!      after the p95, under a budget: second member, only what it has
+//!      after STALLED, under a budget: second member, in full
+//! no answer -> next member ... -> the origin, at once
+//! busy      -> wait as told, again ... -> the origin, under a budget
+//! ```
+//! The origin must see each byte once, so what may cost it another read is rare: a hedge is
+//! answered from a cache or not at all, a stuck member is doubted under a budget, and a busy region
+//! is waited for. Only members that do not answer at all are passed by at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use nacre_blobstore::Clock;
+
+use super::breaker::FAILURES_MAX;
+use super::budget::Budget;
+use super::counters::{Counters, count};
+use super::latency::Latency;
+use super::members::{Member, Members};
+use super::place::Spot;
+use super::wire::{Answer, Ask, Wire, WireError};
+
+/// Hedged requests for every 100, and how many at once at most. They cost the members a look.
+const HEDGE_PERCENT: u64 = 5;
+const HEDGE_RESERVE: u64 = 16;
+/// Least wait before a second request: below it nobody notices.
+const HEDGE_AFTER_MIN: Duration = Duration::from_millis(5);
+/// Requests for every 100 that may cost the origin a second read because a member seems stuck. Of
+/// 1,000 nodes each has a reserve of its own, so that is small: enough to find out.
+const DOUBT_PERCENT: u64 = 1;
+const DOUBT_RESERVE: u64 = FAILURES_MAX as u64;
+/// A member that is silent for so long, and for [`STALLED_FACTOR`] times the p95, seems stuck.
+pub(crate) const STALLED: Duration = Duration::from_secs(2);
+const STALLED_FACTOR: u32 = 4;
+/// A member that is silent for so long is taken for dead: it would have said that it is busy.
+pub(crate) const SILENT_MAX: Duration = Duration::from_secs(15);
+/// Requests for every 100 that may go to the origin because members are busy.
+const RELIEF_PERCENT: u64 = 1;
+const RELIEF_RESERVE: u64 = 2;
+/// How long busy members are waited for before the origin is thought of.
+const BUSY_PATIENCE: Duration = Duration::from_secs(20);
+/// How long at most. Then the origin is asked whatever the budget says: a job must not fail because
+/// one read was slow.
+pub(crate) const BUSY_MAX: Duration = Duration::from_secs(120);
+
+const NOT_FOUND: u16 = 404;
+
+/// Why the origin is to be asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum PassBy {
+    #[error("no member answers: {0}")]
+    Down(String),
+    #[error("members are busy")]
+    Busy,
+    #[error("{member} answers {status}")]
+    Refused { member: Arc<str>, status: u16 },
+}
+
+/// An answer and who gave it.
+pub(crate) type Given = (Answer, Arc<str>);
+
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    pub(crate) wire: Arc<dyn Wire>,
+    pub(crate) members: Arc<Members>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) counters: Counters,
+    latency: Latency,
+    hedges: Budget,
+    doubts: Budget,
+    relief: Budget,
+    jitter: AtomicU64,
+}
+
+impl Fetcher {
+    pub(crate) fn new(
+        wire: Arc<dyn Wire>,
+        members: Arc<Members>,
+        clock: Arc<dyn Clock>,
+        seed: u64,
+    ) -> Self {
+        Self {
+            wire,
+            members,
+            clock,
+            counters: Counters::default(),
+            latency: Latency::default(),
+            hedges: Budget::new(HEDGE_PERCENT, HEDGE_RESERVE),
+            doubts: Budget::new(DOUBT_PERCENT, DOUBT_RESERVE),
+            relief: Budget::new(RELIEF_PERCENT, RELIEF_RESERVE),
+            jitter: AtomicU64::new(seed),
+        }
+    }
+
+    /// Asks the members that have `spot`, best first, until one answers.
+    pub(crate) async fn fetch(&self, spot: Spot, ask: &Ask) -> Result<Given, PassBy> {
+        for budget in [&self.hedges, &self.doubts, &self.relief] {
+            budget.earn();
+        }
+        let fetched = self.try_members(spot, ask).await;
+        match &fetched {
+            Ok((answer, _)) => self.counters.answered(answer.had),
+            Err(_) => count(&self.counters.passed_by),
+        }
+        fetched
+    }
+
+    async fn try_members(&self, spot: Spot, ask: &Ask) -> Result<Given, PassBy> {
+        let began = self.clock.elapsed();
+        let mut reason = "there are none".to_owned();
+        let candidates = self.members.candidates(spot, began);
+        for (number, member) in candidates.iter().enumerate() {
+            if !member.breaker.allows(self.clock.elapsed()) {
+                reason = format!("{} rests", member.name);
+                continue;
+            }
+            let next = candidates[number + 1..]
+                .iter()
+                .find(|m| m.breaker.is_closed());
+            loop {
+                match self.ask(member, next, ask).await {
+                    Ok(given) => return Ok(given),
+                    Err(WireError::Refused(status)) => {
+                        // What is on its way to the origin is at two members, and not there yet.
+                        if let (NOT_FOUND, Some(next)) = (status, next)
+                            && let Some(given) = self.ask_cached(next, ask).await
+                        {
+                            return Ok(given);
+                        }
+                        let member = Arc::clone(&member.name);
+                        return Err(PassBy::Refused { member, status });
+                    }
+                    Err(WireError::Failed(error)) => {
+                        reason = format!("{}: {error}", member.name);
+                        break;
+                    }
+                    Err(WireError::Busy(retry_after)) => {
+                        self.wait_for_busy(began, retry_after).await?;
+                    }
+                }
+            }
+        }
+        Err(PassBy::Down(reason))
+    }
+
+    /// Waits before a busy member is asked again, or sends the caller to the origin.
+    async fn wait_for_busy(&self, began: Duration, retry_after: Duration) -> Result<(), PassBy> {
+        let waited = self.clock.elapsed().saturating_sub(began);
+        if waited >= BUSY_MAX || waited >= BUSY_PATIENCE && self.relief.spend() {
+            count(&self.counters.relieved);
+            return Err(PassBy::Busy);
+        }
+        // Never earlier than told; spread over as much time again.
+        self.clock
+            .sleep(retry_after + self.random_below(retry_after))
+            .await;
+        Ok(())
+    }
+
+    /// Asks a member, and `next` as well when that takes long.
+    async fn ask(
+        &self,
+        member: &Arc<Member>,
+        next: Option<&Arc<Member>>,
+        ask: &Ask,
+    ) -> Result<Given, WireError> {
+        let began = self.clock.elapsed();
+        let mut first = Box::pin(self.ask_one(member, ask));
+        let p95 = self.latency.p95();
+        let stalled = STALLED.max(p95.unwrap_or_default() * STALLED_FACTOR);
+        let until_stalled = || {
+            let waited = self.clock.elapsed().saturating_sub(began);
+            self.clock.sleep(stalled.saturating_sub(waited))
+        };
+        if let Some(p95) = p95 {
+            tokio::select! {
+                biased;
+                answer = &mut first => return answer,
+                () = self.clock.sleep(p95.max(HEDGE_AFTER_MIN).min(stalled)) => {}
+            }
+            if let Some(next) = next.filter(|_| self.hedges.spend()) {
+                count(&self.counters.hedged);
+                tokio::select! {
+                    biased;
+                    answer = &mut first => return answer,
+                    hedged = self.ask_cached(next, ask) => if let Some(given) = hedged {
+                        count(&self.counters.hedged_won);
+                        return Ok(given);
+                    },
+                    () = until_stalled() => {}
+                }
+            }
+        }
+        tokio::select! {
+            biased;
+            answer = &mut first => return answer,
+            () = until_stalled() => {}
+        }
+        let Some(next) = next.filter(|_| self.doubts.spend()) else {
+            return self.last_wait(member, began, first).await;
+        };
+        count(&self.counters.doubted);
+        let mut second = Box::pin(self.ask_one(next, ask));
+        tokio::select! {
+            biased;
+            answer = &mut first => match answer {
+                Err(WireError::Failed(_)) => second.await,
+                answer => answer,
+            },
+            answer = &mut second => match answer {
+                Ok(given) => {
+                    // The other one had all this time more.
+                    self.note_failure(member);
+                    Ok(given)
+                }
+                Err(_) => self.last_wait(member, began, first).await,
+            },
+        }
+    }
+
+    /// Waits for a member for as long as any is waited for.
+    async fn last_wait(
+        &self,
+        member: &Arc<Member>,
+        began: Duration,
+        answer: impl Future<Output = Result<Given, WireError>>,
+    ) -> Result<Given, WireError> {
+        let waited = self.clock.elapsed().saturating_sub(began);
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = self.clock.sleep(SILENT_MAX.saturating_sub(waited)) => {
+                self.note_failure(member);
+                Err(WireError::Failed("silent".to_owned()))
+            }
+        }
+    }
+
+    /// Asks a member for what it has, at no cost to the origin.
+    async fn ask_cached(&self, member: &Arc<Member>, ask: &Ask) -> Option<Given> {
+        let ask = Ask {
+            only_if_cached: true,
+            ..ask.clone()
+        };
+        self.ask_one(member, &ask).await.ok()
+    }
+
+    async fn ask_one(&self, member: &Arc<Member>, ask: &Ask) -> Result<Given, WireError> {
+        let began = self.clock.elapsed();
+        let _load = member.load();
+        let outcome = self.wire.get(&member.name, ask).await;
+        match outcome {
+            Ok(answer) => {
+                self.latency
+                    .note(self.clock.elapsed().saturating_sub(began));
+                self.note_answer(member);
+                Ok((answer, Arc::clone(&member.name)))
+            }
+            Err(error) => {
+                match &error {
+                    WireError::Failed(_) => self.note_failure(member),
+                    WireError::Busy(_) => {
+                        count(&self.counters.busy);
+                        self.note_answer(member);
+                    }
+                    WireError::Refused(_) => self.note_answer(member),
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn note_answer(&self, member: &Member) {
+        if member.breaker.succeeded() {
+            tracing::info!(member = %member.name, "a member of the region is back");
+        }
+    }
+
+    pub(crate) fn note_failure(&self, member: &Member) {
+        count(&self.counters.failed);
+        if member.breaker.failed(self.clock.elapsed()) {
+            tracing::warn!(member = %member.name, "a member of the region does not answer");
+        }
+    }
+
+    /// SplitMix64: spreads the clients of a region, nothing more.
+    fn random_below(&self, bound: Duration) -> Duration {
+        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut z = self
+            .jitter
+            .fetch_add(GAMMA, Ordering::Relaxed)
+            .wrapping_add(GAMMA);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let bound_us = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros((z ^ (z >> 31)) % bound_us.saturating_add(1).max(1))
+    }
+}
