@@ -19,6 +19,23 @@ fn digest_of(key: &Key) -> Option<Digest> {
     is_named.then(|| name.parse().ok())?
 }
 
+/// Tells whether an object's bytes never change, by its folder, which may be below others: packs, and
+/// what is named by what is in it.
+pub fn never_changes(key: &Key) -> bool {
+    let Some((folder, name)) = key.as_str().rsplit_once('/') else {
+        return false;
+    };
+    let is = |known: &str| {
+        let above = folder.strip_suffix(known);
+        above.is_some_and(|above| above.is_empty() || above.ends_with('/'))
+    };
+    let packs = PackKind::ALL.into_iter();
+    let is_known = packs
+        .flat_map(|kind| [kind.folder(), kind.index_folder()])
+        .any(is);
+    (is_known || is(METADATA_FOLDER) || is(RECORDS_FOLDER)) && name.parse::<Digest>().is_ok()
+}
+
 /// Tells whether an object is named by what is in it: a record, a metadata image, or the copy of a
 /// pack's index.
 pub fn is_content_named(key: &Key) -> bool {
@@ -67,5 +84,19 @@ mod tests {
             assert_eq!(verify(folder, &object).await, None, "{folder}");
         }
         assert!(!is_content_named(&Key::new("records/name").unwrap()));
+        let never = |text: String| never_changes(&Key::new(text).unwrap());
+        for folder in [
+            "packs",
+            "a/trees",
+            "a/b/index/packs",
+            "records",
+            "x/metadata",
+        ] {
+            assert!(never(format!("{folder}/{id}")), "{folder}");
+        }
+        for folder in ["refs", "refs/x", "xpacks", "leases", "packs/a"] {
+            assert!(!never(format!("{folder}/{id}")), "{folder}");
+        }
+        assert!(!never("packs/name".to_owned()));
     }
 }

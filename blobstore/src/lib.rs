@@ -38,7 +38,7 @@ pub use chunk::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, Chunk, ChunkMismatch};
 pub use chunk_list::{CHUNK_LIST_BYTES_MAX, ChunkExtent, ChunkList, ChunkListError};
 pub use chunker::{Chunked, Chunker};
 pub use clock::{Clock, SystemClock};
-pub use content_named::{is_content_named, verify_content_named};
+pub use content_named::{is_content_named, never_changes, verify_content_named};
 pub use crash::{CrashHook, CrashPoint};
 pub use digest::{
     ChunkId, ContentId, Digest, DigestError, MetadataImageId, PackId, RecordId, TreeId,
@@ -70,9 +70,9 @@ pub use record::{Record, RecordError, RecordKind};
 pub use refs::{Ref, RefError, RefName, RefNameError, delete_ref, list_refs, read_ref, write_ref};
 pub use source::{ChunkSource, Origin, RegionWriter, Tier, UnverifiedBytes};
 pub use store::{
-    BlobStore, CONCURRENT_REQUESTS_MAX, DelayStore, Key, LimitStore, LocalStore, ObjectBackend,
-    ObjectInfo, RetryPolicy, RetryStore, StagedStore, StoreError, StoreOptions, StoreUrl,
-    StoreUrlError, Version, check as check_store, open as open_store,
+    BlobStore, CONCURRENT_REQUESTS_MAX, DelayStore, HomeStore, JournalStore, Key, LimitStore,
+    LocalStore, ObjectBackend, ObjectInfo, RetryPolicy, RetryStore, StagedStore, StoreError,
+    StoreOptions, StoreUrl, StoreUrlError, Version, check as check_store, open as open_store,
 };
 pub use trace::{
     StoredTrace, TRACE_ENTRIES_MAX, Trace, TraceEntry, TraceError, Traced, read_trace, trace_ref,

@@ -6,6 +6,8 @@
 
 mod check;
 mod delay;
+mod home;
+mod journal;
 mod limit;
 mod local;
 mod object;
@@ -22,6 +24,8 @@ use futures::stream::BoxStream;
 pub use self::url::{StoreOptions, StoreUrl, StoreUrlError, open};
 pub use check::check;
 pub use delay::DelayStore;
+pub use home::HomeStore;
+pub use journal::JournalStore;
 pub use limit::{CONCURRENT_REQUESTS_MAX, LimitStore};
 pub use local::LocalStore;
 pub use object::ObjectBackend;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    BlobStore, CONCURRENT_REQUESTS_MAX, DelayStore, LimitStore, LocalStore, ObjectBackend,
-    RetryPolicy, RetryStore, StoreError, check_prefix,
+    BlobStore, CONCURRENT_REQUESTS_MAX, DelayStore, JournalStore, LimitStore, LocalStore,
+    ObjectBackend, RetryPolicy, RetryStore, StoreError, check_prefix,
 };
 use crate::Clock;
 
@@ -23,11 +23,19 @@ const DELAY_MS_MAX: u64 = 60_000;
 /// Where a store is: `file:///abs/dir`, `s3://bucket/prefix`, `gs://bucket/prefix`,
 /// `az://container/prefix` or `memory:`.
 ///
-/// `?delay_ms=20` on any of them adds 20 ms to each request ([`DelayStore`]): a measuring aid.
+/// Measuring aids on any of them: `?delay_ms=20` adds 20 ms to each request ([`DelayStore`]), and
+/// `?journal=/FILE` notes each request in a file ([`JournalStore`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreUrl {
     place: Place,
+    aids: Aids,
+}
+
+/// What is to be measured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Aids {
     delay: Duration,
+    journal: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +70,7 @@ impl StoreUrl {
     pub fn directory(path: impl Into<PathBuf>) -> Self {
         Self {
             place: Place::Directory(path.into()),
-            delay: Duration::ZERO,
+            aids: Aids::default(),
         }
     }
 
@@ -109,10 +117,14 @@ impl fmt::Display for StoreUrl {
                 write!(f, "{}://{bucket}/{prefix}", provider.scheme())?;
             }
         }
-        if self.delay.is_zero() {
-            Ok(())
-        } else {
-            write!(f, "?delay_ms={}", self.delay.as_millis())
+        let mut before = '?';
+        if !self.aids.delay.is_zero() {
+            write!(f, "?delay_ms={}", self.aids.delay.as_millis())?;
+            before = '&';
+        }
+        match &self.aids.journal {
+            Some(path) => write!(f, "{before}journal={}", path.display()),
+            None => Ok(()),
         }
     }
 }
@@ -135,7 +147,7 @@ fn parse(text: &str) -> Result<StoreUrl, &'static str> {
     if url.fragment().is_some() {
         return Err("it has a fragment");
     }
-    let delay = parse_query(&url)?;
+    let aids = parse_query(&url)?;
     let bucket = |provider| parse_bucket(provider, &url, text);
     let place = match url.scheme() {
         "memory" if url.path().is_empty() && !url.has_host() => Place::Memory,
@@ -151,7 +163,7 @@ fn parse(text: &str) -> Result<StoreUrl, &'static str> {
         "az" => bucket(Provider::Azure)?,
         _ => return Err("the scheme is none of file, s3, gs, az, memory"),
     };
-    Ok(StoreUrl { place, delay })
+    Ok(StoreUrl { place, aids })
 }
 
 fn parse_bucket(provider: Provider, url: &Url, text: &str) -> Result<Place, &'static str> {
@@ -172,16 +184,23 @@ fn parse_bucket(provider: Provider, url: &Url, text: &str) -> Result<Place, &'st
     })
 }
 
-fn parse_query(url: &Url) -> Result<Duration, &'static str> {
-    let mut delay = Duration::ZERO;
+fn parse_query(url: &Url) -> Result<Aids, &'static str> {
+    let mut aids = Aids::default();
     for (name, value) in url.query_pairs() {
-        if name != "delay_ms" {
-            return Err("the only query it may have is delay_ms");
+        match &*name {
+            "delay_ms" => {
+                let delay_ms = value.parse().ok().filter(|ms| *ms <= DELAY_MS_MAX);
+                let delay_ms = delay_ms.ok_or("delay_ms is not a number up to 60000")?;
+                aids.delay = Duration::from_millis(delay_ms);
+            }
+            "journal" if value.starts_with('/') && !value.contains(['&', '#', '%', '+']) => {
+                aids.journal = Some(PathBuf::from(&*value));
+            }
+            "journal" => return Err("journal is not the plain path of a file"),
+            _ => return Err("the only queries it may have are delay_ms and journal"),
         }
-        let delay_ms = value.parse().ok().filter(|ms| *ms <= DELAY_MS_MAX);
-        delay = Duration::from_millis(delay_ms.ok_or("delay_ms is not a number up to 60000")?);
     }
-    Ok(delay)
+    Ok(aids)
 }
 
 /// How to open a store.
@@ -253,8 +272,11 @@ pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn BlobStore>
         }
     };
     let clock = || Arc::clone(&options.clock);
-    if !url.delay.is_zero() {
-        store = Arc::new(DelayStore::new(store, clock(), url.delay));
+    if !url.aids.delay.is_zero() {
+        store = Arc::new(DelayStore::new(store, clock(), url.aids.delay));
+    }
+    if let Some(path) = &url.aids.journal {
+        store = Arc::new(JournalStore::open(store, path)?);
     }
     // Inside the retries, so that no turn is held through a backoff.
     store = Arc::new(LimitStore::new(store, options.concurrent_max));

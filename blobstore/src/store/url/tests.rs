@@ -18,6 +18,8 @@ fn urls_are_parsed_strictly_and_print_as_they_were() {
         "memory:?delay_ms=20",
         "file:///var/lib/nacre/store",
         "file:///a%20b?delay_ms=1",
+        "file:///a?journal=/tmp/journal",
+        "s3://bucket/x?delay_ms=40&journal=/tmp/journal",
         "s3://bucket",
         "s3://bucket/some/prefix",
         "s3://Bucket.with-dots/x?delay_ms=60000",
@@ -56,6 +58,8 @@ fn what_names_no_store_is_refused() {
         "memory:?delay_ms=-1",
         "memory:?delay_ms=60001",
         "memory:?delay_ms=",
+        "memory:?journal=relative",
+        "memory:?journal=/a%26delay_ms",
     ] {
         assert!(bad.parse::<StoreUrl>().is_err(), "{bad}");
     }
