@@ -19,8 +19,10 @@ mod http;
 mod latency;
 mod members;
 mod place;
+mod prime;
 mod store;
 mod wire;
+mod write;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -28,9 +30,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::future::join_all;
-use futures::stream::{self, StreamExt};
 use nacre_blobstore::{ChunkSource, Clock, Key, PackName, StoreError, Tier, UnverifiedBytes};
 use tokio::task::JoinHandle;
 
@@ -42,19 +43,11 @@ use fetch::{Fetcher, PassBy};
 use http::Http;
 use members::Members;
 use place::{Spot, parts};
+pub use prime::Primed;
 pub use store::RegionStore;
-use wire::{Ask, Part, Wire, WireError};
+use wire::{Ask, Wire};
+pub use write::WRITE_MEMBERS;
 
-/// Members that keep each part of an object on its way to the origin.
-pub const WRITE_MEMBERS: usize = 2;
-/// Parts of one object that are given to members at once.
-const WRITES_MAX: usize = 4;
-/// How long the giving of one part may take.
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
-/// Requests of one priming that are under way at once.
-const PRIME_REQUESTS_MAX: usize = 8;
-/// Largest whole object that is primed.
-const PRIME_BYTES_MAX: u64 = 1 << 30;
 /// How long the first request waits for the members' names to be resolved.
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -75,17 +68,6 @@ pub struct RegionOptions {
     pub clock: Arc<dyn Clock>,
     /// Decides the jitter of waits; should differ between processes.
     pub seed: u64,
-}
-
-/// What came of a priming.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Primed {
-    /// Requests to members.
-    pub requests: u64,
-    /// Bytes of their answers.
-    pub bytes: u64,
-    /// Requests that no member answered.
-    pub failed: u64,
 }
 
 /// The client cannot be set up.
@@ -166,121 +148,6 @@ impl RegionCache {
         let list = self.fetcher.members.list();
         let down = list.iter().filter(|member| !member.breaker.is_closed());
         self.fetcher.counters.snapshot(list.len(), down.count())
-    }
-
-    /// Gives an object to two members for each of its spans, and returns how many took the part that
-    /// fewest took. Members may forget it at any time.
-    pub async fn write(&self, key: &Key, body: &Bytes) -> usize {
-        let total = body.len() as u64;
-        let cut = |range: Range<u64>| {
-            let start = usize::try_from(range.start).ok()?;
-            let end = usize::try_from(range.end).ok()?;
-            Some(Part {
-                key: key.clone(),
-                body: body.slice(start..end),
-                offset: range.start,
-                total,
-            })
-        };
-        // What is no pack is read whole.
-        let is_pack = PackName::from_key(key).is_some_and(|pack| pack.key() == *key);
-        let ranges = if is_pack {
-            parts(&(0..total))
-        } else {
-            vec![0..total]
-        };
-        let parts: Vec<Part> = ranges.into_iter().filter_map(cut).collect();
-        let mut least = WRITE_MEMBERS;
-        for parts in parts.chunks(WRITES_MAX) {
-            let taken = join_all(parts.iter().map(|part| self.write_part(part))).await;
-            least = taken.into_iter().fold(least, usize::min);
-        }
-        count(&self.fetcher.counters.written);
-        if least < WRITE_MEMBERS {
-            count(&self.fetcher.counters.written_short);
-        }
-        least
-    }
-
-    /// Gives a part to the first members that answer.
-    async fn write_part(&self, part: &Part) -> usize {
-        let now = self.fetcher.clock.elapsed();
-        let mut ranked = self
-            .fetcher
-            .members
-            .ranked(Spot::of(&part.key, part.offset));
-        ranked.retain(|member| member.breaker.allows(now));
-        let mut taken = 0;
-        let mut left = ranked.into_iter();
-        while taken < WRITE_MEMBERS {
-            let asked: Vec<_> = left.by_ref().take(WRITE_MEMBERS - taken).collect();
-            if asked.is_empty() {
-                break;
-            }
-            let puts = asked.iter().map(|member| async {
-                let _load = member.load();
-                let outcome = tokio::select! {
-                    biased;
-                    outcome = self.put_when_free(&member.name, part) => outcome,
-                    () = self.fetcher.clock.sleep(WRITE_DEADLINE) => {
-                        Err(WireError::Failed("timed out".to_owned()))
-                    }
-                };
-                match &outcome {
-                    Err(WireError::Failed(_)) => self.fetcher.note_failure(member),
-                    _ => drop(member.breaker.succeeded()),
-                }
-                outcome.is_ok()
-            });
-            taken += join_all(puts).await.into_iter().filter(|put| *put).count();
-        }
-        taken
-    }
-
-    /// Gives a part to a member, as soon as that is not busy.
-    async fn put_when_free(&self, member: &str, part: &Part) -> Result<(), WireError> {
-        loop {
-            match self.fetcher.wire.put(member, part).await {
-                Err(WireError::Busy(after)) => self.fetcher.clock.sleep(after).await,
-                put => return put,
-            }
-        }
-    }
-
-    /// Asks for ranges and whole objects in order, several at a time, and drops what comes: so that
-    /// the members have it. Failures are counted only.
-    pub async fn prime(&self, asks: Vec<(Key, Option<Range<u64>>)>) -> Primed {
-        self.looked().await;
-        let ranges = asks.into_iter().flat_map(|(key, range)| match range {
-            None => vec![(key, None)],
-            Some(range) => {
-                let parts = parts(&range).into_iter();
-                parts.map(|part| (key.clone(), Some(part))).collect()
-            }
-        });
-        let fetches = ranges.map(|(key, range)| async move {
-            let fetched = match range {
-                Some(range) => self
-                    .part(&key, range, true)
-                    .await
-                    .map(|(answer, _)| answer.bytes),
-                None => {
-                    let got = self.whole(&key, PRIME_BYTES_MAX, true).await;
-                    got.map(UnverifiedBytes::into_untrusted)
-                }
-            };
-            fetched.ok().map(|bytes| bytes.len() as u64)
-        });
-        let mut primed = Primed::default();
-        let mut fetches = stream::iter(fetches).buffer_unordered(PRIME_REQUESTS_MAX);
-        while let Some(fetched) = fetches.next().await {
-            primed.requests += 1;
-            match fetched {
-                Some(bytes) => primed.bytes += bytes,
-                None => primed.failed += 1,
-            }
-        }
-        primed
     }
 
     /// Returns a whole object of at most `limit_bytes` as a member gives it, unchecked.

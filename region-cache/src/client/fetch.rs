@@ -22,7 +22,7 @@ use super::budget::Budget;
 use super::counters::{Counters, count};
 use super::latency::Latency;
 use super::members::{Member, Members};
-use super::place::Spot;
+use super::place::{Spot, mix};
 use super::wire::{Answer, Ask, Wire, WireError};
 
 /// Hedged requests for every 100, and how many at once at most. They cost the members a look.
@@ -275,7 +275,7 @@ impl Fetcher {
         }
     }
 
-    fn note_answer(&self, member: &Member) {
+    pub(crate) fn note_answer(&self, member: &Member) {
         if member.breaker.succeeded() {
             tracing::info!(member = %member.name, "a member of the region is back");
         }
@@ -288,16 +288,11 @@ impl Fetcher {
         }
     }
 
-    /// SplitMix64: spreads the clients of a region, nothing more.
+    /// Spreads the clients of a region, nothing more.
     fn random_below(&self, bound: Duration) -> Duration {
         const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self
-            .jitter
-            .fetch_add(GAMMA, Ordering::Relaxed)
-            .wrapping_add(GAMMA);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let number = mix(self.jitter.fetch_add(GAMMA, Ordering::Relaxed));
         let bound_us = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX);
-        Duration::from_micros((z ^ (z >> 31)) % bound_us.saturating_add(1).max(1))
+        Duration::from_micros(number % bound_us.saturating_add(1).max(1))
     }
 }

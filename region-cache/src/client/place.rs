@@ -46,7 +46,7 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): equal on every node and version.
-const fn mix(mut z: u64) -> u64 {
+pub(crate) const fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

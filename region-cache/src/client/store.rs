@@ -77,6 +77,10 @@ impl BlobStore for RegionStore {
         self.origin.get_range(key, range).await
     }
 
+    async fn get_part(&self, key: &Key, range: Range<u64>) -> Result<(Bytes, u64), StoreError> {
+        self.origin.get_part(key, range).await
+    }
+
     async fn size(&self, key: &Key) -> Result<u64, StoreError> {
         self.origin.size(key).await
     }

@@ -62,6 +62,15 @@ const FULL: Shape = Shape {
     starts: 8192,
 };
 
+/// More than the origin carries: members are busy.
+const CROWDED: Shape = Shape {
+    nodes: 50,
+    members: 4,
+    regions: 1,
+    images: 500,
+    starts: 1600,
+};
+
 fn shape() -> Shape {
     if std::env::var_os("NACRE_SIM_FULL").is_some() {
         FULL
@@ -123,10 +132,11 @@ async fn members_that_come_and_go_cost_what_they_had_and_no_read() {
 
 #[tokio::test(start_paused = true)]
 async fn equal_seeds_give_equal_runs() {
-    let workload = Workload::new(SMALL, 11);
+    let workload = Workload::new(CROWDED, 11);
     let mut digests = BTreeMap::new();
     for _ in 0..2 {
         let totals = run(&workload, 11, true).await;
+        assert!(totals[0].busy > 0);
         *digests.entry(format!("{totals:?}")).or_insert(0) += 1;
     }
     assert_eq!(digests.len(), 1, "{digests:#?}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nacre_blobstore::Key;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::client::wire::{Answer, Ask, Had, Part, Wire, WireError};
@@ -50,12 +50,36 @@ pub(super) struct Totals {
     pub(super) over_at: Duration,
 }
 
+/// What is waited for. Wakes in the order in which it is waited for, which a `watch` channel does
+/// not: equal seeds must give equal runs.
+#[derive(Debug)]
+struct Latch(Semaphore);
+
+impl Latch {
+    fn new() -> Self {
+        Self(Semaphore::new(0))
+    }
+
+    fn open(&self) {
+        self.0.close();
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    async fn opened(&self) {
+        // It is an error that says so.
+        drop(self.0.acquire().await);
+    }
+}
+
 #[derive(Debug)]
 struct Member {
     is_up: bool,
     /// Changes with each restart: what was under way is lost.
     life: u64,
-    blocks: BTreeMap<Block, watch::Receiver<bool>>,
+    blocks: BTreeMap<Block, Arc<Latch>>,
     origin_turns: Arc<Semaphore>,
     waiting: usize,
     /// When its network has sent what it is to send.
@@ -123,7 +147,7 @@ impl Region {
         member.life += 1;
         member.waiting = 0;
         member.origin_turns = Arc::new(Semaphore::new(ORIGIN_CONCURRENCY));
-        member.blocks.retain(|_, here| !cold && *here.borrow());
+        member.blocks.retain(|_, here| !cold && here.is_open());
     }
 
     pub(super) fn restart(&self, name: &str) {
@@ -176,7 +200,7 @@ impl Region {
         name: &str,
         wanted: &[Block],
         only_if_cached: bool,
-    ) -> Result<(u64, Vec<watch::Receiver<bool>>), WireError> {
+    ) -> Result<(u64, Vec<Arc<Latch>>), WireError> {
         let mut state = lock(&self.0);
         let state = &mut *state;
         let member = state.members.get_mut(name).filter(|member| member.is_up);
@@ -195,7 +219,8 @@ impl Region {
         let (life, mut awaited) = (member.life, Vec::new());
         for block in wanted {
             let here = member.blocks.entry(*block).or_insert_with(|| {
-                let (arrives, here) = watch::channel(false);
+                let here = Arc::new(Latch::new());
+                let arrives = Arc::clone(&here);
                 member.waiting += 1;
                 let turns = Arc::clone(&member.origin_turns);
                 let (region, name, block) = (Arc::clone(&self.0), name.to_owned(), *block);
@@ -212,11 +237,11 @@ impl Region {
                     {
                         member.waiting -= 1;
                     }
-                    arrives.send_replace(true);
+                    arrives.open();
                 });
                 here
             });
-            awaited.push(here.clone());
+            awaited.push(Arc::clone(here));
         }
         Ok((life, awaited))
     }
@@ -243,12 +268,11 @@ impl Wire for Region {
         let range = ask.range.clone().unwrap();
         let (life, awaited) = self.begin(member, &blocks(&ask.key, &range), ask.only_if_cached)?;
         let mut had = Had::Memory;
-        for mut here in awaited {
-            if !*here.borrow() {
+        for here in awaited {
+            if !here.is_open() {
                 had = Had::Origin;
             }
-            // An error says that the member has ended.
-            drop(here.wait_for(|here| *here).await);
+            here.opened().await;
         }
         let sent_at = self.send(member, life, range.end - range.start)?;
         tokio::time::sleep_until(sent_at).await;
