@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use mount::{Mount, MountInto, MountMode, Umount, UmountFrom};
 pub(crate) use quantities::{parse_bytes, parse_duration};
-pub(crate) use region::{RegionServe, RegionVerb};
+pub(crate) use region::{RegionFlags, RegionPrime, RegionServe, RegionVerb};
 pub(crate) use snapshot::{
     Fork, LayerCompression, SnapshotCreate, SnapshotDiff, SnapshotExport, SnapshotTag,
     SnapshotVerb, SnapshotWait,
@@ -61,43 +61,8 @@ pub(crate) struct Global {
         value_name = "SECONDS"
     )]
     pub(crate) store_timeout: Option<u64>,
-    /// Members of the region's cache: HOST:PORT, https://HOST:PORT, file:PATH, dns:NAME:PORT
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Global options",
-        env = "NACRE_REGION_CACHE",
-        value_name = "HOST:PORT,...",
-        value_delimiter = ','
-    )]
-    pub(crate) region_cache: Vec<String>,
-    /// File with the token that members of the region's cache want
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Global options",
-        env = "NACRE_REGION_TOKEN",
-        value_name = "FILE"
-    )]
-    pub(crate) region_token: Option<PathBuf>,
-    /// Certificates (PEM) that those of members may be signed by, besides the system's
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Global options",
-        env = "NACRE_REGION_CA",
-        value_name = "FILE"
-    )]
-    pub(crate) region_ca: Option<PathBuf>,
-    /// Folder in which those members find this store's objects, if not at the root of their store
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Global options",
-        env = "NACRE_REGION_PREFIX",
-        value_name = "PREFIX"
-    )]
-    pub(crate) region_prefix: Option<String>,
+    #[command(flatten)]
+    pub(crate) region: RegionFlags,
     /// Size of the node's cache on the disk, such as 200G [default: 80 % of its file system]
     #[arg(
         long,

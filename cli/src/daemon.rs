@@ -126,7 +126,7 @@ fn node_options(settings: &Settings) -> Result<NodeOptions, Failure> {
         // As the kernel names what is mounted below it.
         root: settings.root.canonicalize().map_err(|error| fail(&error))?,
         index: settings.index_path("node"),
-        store: settings.open_store()?,
+        store: settings.open_store_with_home()?,
         store_url: settings.store.to_string(),
         cache: settings.cache,
         writes_through: region.clone().map(|region| region as _),

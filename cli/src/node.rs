@@ -80,6 +80,15 @@ pub(crate) fn command_line(settings: &Settings, verb: &str) -> std::io::Result<V
     if let Some(prefix) = &region.prefix {
         line.extend(["--region-prefix".into(), prefix.into()]);
     }
+    if let Some(home) = &settings.home_store {
+        line.extend(["--home-store".into(), home.to_string().into()]);
+    }
+    if !settings.home_except.is_empty() {
+        line.extend([
+            "--home-except".into(),
+            settings.home_except.join(",").into(),
+        ]);
+    }
     let limits = [
         ("--store-timeout", settings.store_timeout),
         ("--cache-size", settings.cache.bytes_max),

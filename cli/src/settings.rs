@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nacre_blobstore::{
-    BlobStore, ChunkIndex, Clock, Digest, IndexError, StoreOptions, StoreUrl, SystemClock,
-    open_store,
+    BlobStore, ChunkIndex, Clock, Digest, HomeStore, IndexError, StoreOptions, StoreUrl,
+    SystemClock, open_store,
 };
 use nacre_fs::NodeCacheOptions;
 use nacre_region_cache::{RegionCache, RegionMembers, RegionOptions, RegionStore};
@@ -32,6 +32,9 @@ struct SettingsFile {
     region_token: Option<PathBuf>,
     region_ca: Option<PathBuf>,
     region_prefix: Option<String>,
+    home_store: Option<String>,
+    #[serde(default)]
+    home_except: Vec<String>,
     store_timeout: Option<u64>,
     cache_size: Option<Size>,
     cache_files: Option<u64>,
@@ -101,6 +104,8 @@ pub(crate) struct Settings {
     /// In seconds.
     pub(crate) store_timeout: Option<u64>,
     pub(crate) region: RegionSettings,
+    pub(crate) home_store: Option<StoreUrl>,
+    pub(crate) home_except: Vec<String>,
     pub(crate) cache: NodeCacheOptions,
     pub(crate) json: bool,
     pub(crate) progress: ProgressKind,
@@ -120,17 +125,21 @@ impl Settings {
         let root = std::path::absolute(&root)
             .map_err(|error| Failure::new("use root", &root.display().to_string(), &error))?;
         let store = match global.store.or(file.store) {
-            Some(url) => url
-                .parse()
-                .map_err(|error: nacre_blobstore::StoreUrlError| {
-                    Failure::new("use store", &url, &error).with_code(USAGE)
-                })?,
+            Some(url) => parse_url(&url)?,
             None => StoreUrl::directory(root.join("store")),
         };
-        let region_cache = if global.region_cache.is_empty() {
+        let region = global.region;
+        let home_store = region.home_store.or(file.home_store);
+        let home_store = home_store.as_deref().map(parse_url).transpose()?;
+        let home_except = if region.home_except.is_empty() {
+            file.home_except
+        } else {
+            region.home_except
+        };
+        let region_cache = if region.region_cache.is_empty() {
             file.region_cache
         } else {
-            global.region_cache
+            region.region_cache
         };
         let cache_size = file.cache_size.map(Size::bytes).transpose()?;
         Ok(Self {
@@ -139,10 +148,12 @@ impl Settings {
             store_timeout: global.store_timeout.or(file.store_timeout),
             region: RegionSettings::resolve(
                 &region_cache,
-                global.region_token.or(file.region_token),
-                global.region_ca.or(file.region_ca),
-                global.region_prefix.or(file.region_prefix),
+                region.region_token.or(file.region_token),
+                region.region_ca.or(file.region_ca),
+                region.region_prefix.or(file.region_prefix),
             )?,
+            home_store,
+            home_except,
             cache: NodeCacheOptions {
                 bytes_max: global.cache_size.or(cache_size),
                 files_max: global.cache_files.or(file.cache_files),
@@ -155,13 +166,16 @@ impl Settings {
 
     /// Opens the object store, with the credentials that the environment holds.
     pub(crate) fn open_store(&self) -> Result<Arc<dyn BlobStore>, Failure> {
+        self.open(&self.store)
+    }
+
+    fn open(&self, url: &StoreUrl) -> Result<Arc<dyn BlobStore>, Failure> {
         let mut options = StoreOptions::new(Arc::clone(&self.clock), self.seed());
         options.config = cloud_environment();
         if let Some(seconds) = self.store_timeout {
             options.retry.deadline = Duration::from_secs(seconds);
         }
-        open_store(&self.store, &options)
-            .map_err(Failure::of("open store", &self.store.to_string()))
+        open_store(url, &options).map_err(Failure::of("open store", &url.to_string()))
     }
 
     /// Makes the client of the region's cache, if one is given. Must be called in a runtime.
@@ -183,9 +197,20 @@ impl Settings {
         Ok(Some(Arc::new(region)))
     }
 
+    /// Opens the object store with that of the home region behind it, if one is given.
+    pub(crate) fn open_store_with_home(&self) -> Result<Arc<dyn BlobStore>, Failure> {
+        let own = self.open_store()?;
+        let Some(home) = &self.home_store else {
+            return Ok(own);
+        };
+        let home = self.open(home)?;
+        let resident = self.home_except.iter().cloned();
+        Ok(Arc::new(HomeStore::new(own, home, resident)))
+    }
+
     /// Opens the object store with the region before it: what is written goes to both.
     pub(crate) fn open_store_in_region(&self) -> Result<Arc<dyn BlobStore>, Failure> {
-        let store = self.open_store()?;
+        let store = self.open_store_with_home()?;
         Ok(match self.open_region()? {
             Some(region) => Arc::new(RegionStore::new(store, region)),
             None => store,
@@ -244,6 +269,13 @@ impl Settings {
     pub(crate) fn log(&self) -> PathBuf {
         self.root.join("daemon.log")
     }
+}
+
+fn parse_url(url: &str) -> Result<StoreUrl, Failure> {
+    let parsed = url.parse();
+    parsed.map_err(|error: nacre_blobstore::StoreUrlError| {
+        Failure::new("use store", url, &error).with_code(USAGE)
+    })
 }
 
 fn read_file(path: &Path) -> Result<SettingsFile, Failure> {

@@ -7,10 +7,83 @@ use clap::{Args, Subcommand};
 
 use super::parse_bytes;
 
+// How every verb reaches the cache of its region, and the store of another one. Not a comment for
+// clap, which would take it for what the program is about.
+#[derive(Debug, Args)]
+pub(crate) struct RegionFlags {
+    /// Members of the region's cache: HOST:PORT, https://HOST:PORT, file:PATH, dns:NAME:PORT
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_REGION_CACHE",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ','
+    )]
+    pub(crate) region_cache: Vec<String>,
+    /// File with the token that members of the region's cache want
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_REGION_TOKEN",
+        value_name = "FILE"
+    )]
+    pub(crate) region_token: Option<PathBuf>,
+    /// Certificates (PEM) that those of members may be signed by, besides the system's
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_REGION_CA",
+        value_name = "FILE"
+    )]
+    pub(crate) region_ca: Option<PathBuf>,
+    /// Folder in which those members find this store's objects, if not at the root of their store
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_REGION_PREFIX",
+        value_name = "PREFIX"
+    )]
+    pub(crate) region_prefix: Option<String>,
+    /// Object store of the region that has what this region's store has not
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_HOME_STORE",
+        value_name = "URL"
+    )]
+    pub(crate) home_store: Option<String>,
+    /// Folders of the store that never come from the home store
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_HOME_EXCEPT",
+        value_name = "FOLDER,...",
+        value_delimiter = ','
+    )]
+    pub(crate) home_except: Vec<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum RegionVerb {
     /// Serve the store's immutable objects from memory and disk, as a member of a region's cache
     Serve(RegionServe),
+    /// Have the region's cache fetch what starts of an image read, before they do
+    Prime(RegionPrime),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegionPrime {
+    /// Name or id of the image, snapshot or volume
+    pub(crate) name: String,
+    /// Fetch all of it
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

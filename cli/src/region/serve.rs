@@ -42,7 +42,7 @@ pub(crate) async fn serve(settings: &Settings, arguments: RegionServe) -> Result
     let listener = TcpListener::bind(arguments.listen).await;
     let listener = listener.map_err(|error| fail(&error))?;
     let address = listener.local_addr().map_err(|error| fail(&error))?;
-    let store = settings.open_store()?;
+    let store = settings.open_store_with_home()?;
     let clock = Arc::clone(&settings.clock);
     let server = tokio::task::spawn_blocking(move || RegionServer::open(options, store, clock));
     let server = server.await.map_err(|error| fail(&error))?;

@@ -87,7 +87,7 @@ pub(super) async fn inspect(settings: &Settings, name: &str) -> Result<(), Failu
             Shown::pending(&*store, found).await.map_err(fail)?
         }
         None => {
-            let store = settings.open_store()?;
+            let store = settings.open_store_with_home()?;
             let snapshot = Snapshot::find(&*store, name).await.map_err(fail)?;
             Shown::of(&snapshot, None)
         }

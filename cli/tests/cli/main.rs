@@ -18,6 +18,7 @@ mod links;
 mod mounts;
 mod node;
 mod region;
+mod region_nodes;
 mod registry;
 mod run;
 mod snapshots;
