@@ -50,6 +50,8 @@ pub struct MetadataMounts {
     clock: Arc<dyn Clock>,
     /// When each mount was last asked for. The lock is held while one is made or taken away.
     used: Mutex<HashMap<TreeId, Duration>>,
+    /// How often each tree is held.
+    held: Mutex<HashMap<TreeId, usize>>,
 }
 
 impl MetadataMounts {
@@ -76,6 +78,7 @@ impl MetadataMounts {
             mounts,
             clock,
             used: Mutex::new(used),
+            held: Mutex::default(),
         })
     }
 
@@ -124,8 +127,30 @@ impl MetadataMounts {
         self.lock().len()
     }
 
-    /// Takes away the mounts that were not asked for within `grace` and that no overlay of this
-    /// mount namespace uses, and then the oldest images that are not mounted, down to 1 GiB.
+    /// Keeps the mount of a tree from being swept until it was [released](Self::release) as often as
+    /// it was held: somebody was told to make an overlay of it, and may do so at any time.
+    pub fn hold(&self, tree: TreeId) {
+        *lock(&self.held).entry(tree).or_default() += 1;
+    }
+
+    /// Lets go of a mount that was held.
+    pub fn release(&self, tree: TreeId) {
+        let mut held = lock(&self.held);
+        if let Some(count) = held.get_mut(&tree) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&tree);
+            }
+        }
+    }
+
+    /// Lets go of all.
+    pub fn release_all(&self) {
+        lock(&self.held).clear();
+    }
+
+    /// Takes away the mounts that are not held, were not asked for within `grace`, and that no
+    /// overlay of this mount namespace uses, and then the oldest images that are not mounted, down to 1 GiB.
     ///
     /// # Errors
     /// [`MetadataMountError`] when the folders or the list of mounts cannot be read.
@@ -133,7 +158,11 @@ impl MetadataMounts {
         let mut used = self.lock();
         let overlays = overlay_options()?;
         let now = self.clock.elapsed();
+        let held = lock(&self.held).clone();
         used.retain(|tree, last| {
+            if held.contains_key(tree) {
+                return true;
+            }
             let target = self.mounts.join(tree.to_string());
             let name = shown(&target).unwrap_or_else(|| tree.to_string());
             let is_named = || overlays.iter().any(|options| options.contains(&name));
@@ -178,8 +207,12 @@ impl MetadataMounts {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TreeId, Duration>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.used)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed<'a>(

@@ -34,34 +34,42 @@ pub struct UpperDirs {
 }
 
 impl OverlaySpec {
-    /// Returns the option string for mount(2).
-    pub(super) fn option_bytes(&self) -> Vec<u8> {
-        let mut options = b"lowerdir=".to_vec();
+    /// Returns the options, to be joined with commas: what they hold of these is escaped.
+    pub fn options(&self) -> Vec<Vec<u8>> {
+        let mut lower = b"lowerdir=".to_vec();
         for (i, layer) in self.lower.layers.iter().enumerate() {
             if i > 0 {
-                options.push(b':');
+                lower.push(b':');
             }
-            push_escaped(&mut options, layer);
+            push_escaped(&mut lower, layer);
         }
         for layer in &self.lower.data {
-            options.extend(b"::");
-            push_escaped(&mut options, layer);
+            lower.extend(b"::");
+            push_escaped(&mut lower, layer);
         }
+        let mut options = vec![lower];
         if !self.lower.data.is_empty() {
             // What overlayfs asks for to look at data-only layers at all; it brings redirects.
-            options.extend(b",metacopy=on");
+            options.push(b"metacopy=on".to_vec());
         }
         if let Some(dirs) = &self.upper {
-            options.extend(b",upperdir=");
-            push_escaped(&mut options, &dirs.upper);
-            options.extend(b",workdir=");
-            push_escaped(&mut options, &dirs.work);
+            for (name, path) in [(&b"upperdir="[..], &dirs.upper), (b"workdir=", &dirs.work)] {
+                let mut option = name.to_vec();
+                push_escaped(&mut option, path);
+                options.push(option);
+            }
         }
-        for option in &self.options {
-            options.push(b',');
-            options.extend(option.as_bytes());
-        }
+        let further = self
+            .options
+            .iter()
+            .map(|option| option.clone().into_bytes());
+        options.extend(further);
         options
+    }
+
+    /// Returns the option string for mount(2).
+    pub(super) fn option_bytes(&self) -> Vec<u8> {
+        self.options().join(&b',')
     }
 }
 

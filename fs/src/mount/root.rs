@@ -9,8 +9,14 @@ use rustix::fs::{
     llistxattr_query, lsetxattr, utimensat,
 };
 
+/// What overlayfs notes on directories of its layers.
+const NOTES: &[u8] = b"trusted.overlay.";
+/// What it takes such attributes of a layer's own for.
+const ESCAPED_NOTES: &[u8] = b"trusted.overlay.overlay.";
+
 /// Gives a new upper directory the owner, mode, extended attributes and times of the lower root:
-/// the root directory of an overlay shows those of its uppermost layer.
+/// the root directory of an overlay shows those of its uppermost layer. What overlayfs noted on the
+/// lower root is about that layer alone, and left out.
 ///
 /// # Errors
 /// The first attribute's that cannot be read or set. `upper` is then not to be mounted.
@@ -20,6 +26,9 @@ pub fn copy_root_attributes(lower: &Path, upper: &Path) -> io::Result<()> {
     chown(upper, Some(found.uid()), Some(found.gid()))?;
     std::fs::set_permissions(upper, found.permissions())?;
     for (name, value) in xattrs(lower)? {
+        if name.starts_with(NOTES) && !name.starts_with(ESCAPED_NOTES) {
+            continue;
+        }
         lsetxattr(upper, name.as_slice(), &value, XattrFlags::empty())?;
     }
     let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
