@@ -196,7 +196,7 @@ async fn read_records(
     report: &mut FsckReport,
 ) -> Result<Vec<(RecordId, Record)>, FsckError> {
     let mut records = BTreeMap::new();
-    for name in refs::list_refs(&**store, None).await? {
+    for name in refs::list_roots(&**store).await? {
         report.refs += 1;
         let target = match refs::read_ref(&**store, &name).await {
             Ok(Some((target, _))) => target,

@@ -67,7 +67,10 @@ pub use pack_loader::{AWAITED_PACKS_MAX, PackLoader};
 pub use publish::{is_staging, publish, publish_file, publish_new, reap_staging, sync_directory};
 pub use reader::{Prefetched, ReadError, Reader, ReaderOptions, ReaderStats, Suspended, TierStats};
 pub use record::{Record, RecordError, RecordKind};
-pub use refs::{Ref, RefError, RefName, RefNameError, delete_ref, list_refs, read_ref, write_ref};
+pub use refs::{
+    CHAINS_NAMESPACE, Ref, RefError, RefName, RefNameError, delete_ref, list_refs, read_ref,
+    write_ref,
+};
 pub use source::{ChunkSource, Origin, RegionWriter, Tier, UnverifiedBytes};
 pub use store::{
     BlobStore, CONCURRENT_REQUESTS_MAX, DelayStore, HomeStore, JournalStore, Key, LimitStore,

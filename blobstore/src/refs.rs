@@ -20,6 +20,11 @@ const REF_BYTES_MAX: u64 = 4096;
 /// Longest name of a ref, in bytes.
 pub(crate) const REF_NAME_BYTES_MAX: usize = 255;
 
+/// The namespace of refs that keep nothing alive: each names an image that has the layers of a chain
+/// id, which is gone when no other ref names it. Collection and checks leave them alone; whoever
+/// makes them sees to it that they name nothing that is deleted.
+pub const CHAINS_NAMESPACE: &str = "chains";
+
 /// The name of a ref: a namespace and a name, such as `images/pyapp:v1`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RefName(String);
@@ -57,6 +62,13 @@ impl RefName {
     /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Tells whether what the ref names is kept for it.
+    pub(crate) fn is_root(&self) -> bool {
+        self.0
+            .split_once('/')
+            .is_none_or(|(n, _)| n != CHAINS_NAMESPACE)
     }
 
     /// Returns the key of the ref: what a key cannot hold is percent-encoded.
@@ -208,6 +220,16 @@ pub async fn delete_ref(store: &dyn BlobStore, name: &RefName) -> Result<(), Ref
         source,
     };
     store.delete(&name.key()).await.map_err(error)
+}
+
+/// Returns the names of all refs that keep something alive, sorted.
+///
+/// # Errors
+/// [`RefError::Store`] when the store fails.
+pub(crate) async fn list_roots(store: &dyn BlobStore) -> Result<Vec<RefName>, RefError> {
+    let mut names = list_refs(store, None).await?;
+    names.retain(RefName::is_root);
+    Ok(names)
 }
 
 /// Returns the names of all refs, or those of one namespace, sorted.

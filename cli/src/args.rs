@@ -1,5 +1,6 @@
 //! The command line as its users write it. Verbs, flags and their names are a contract.
 
+mod containerd;
 mod mount;
 mod quantities;
 mod region;
@@ -10,7 +11,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nacre_snapshotter::LazyPolicy;
 
+pub(crate) use containerd::{ContainerdSetup, ContainerdVerb};
 pub(crate) use mount::{Mount, MountInto, MountMode, Umount, UmountFrom};
 pub(crate) use quantities::{parse_bytes, parse_duration};
 pub(crate) use region::{RegionFlags, RegionPrime, RegionServe, RegionVerb};
@@ -82,6 +85,16 @@ pub(crate) struct Global {
         value_name = "FILES"
     )]
     pub(crate) cache_files: Option<u64>,
+    /// Which layers containerd need not unpack: always (any image's: what is not in the store is added
+    /// first), if-stored, never [default: if-stored]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_LAZY",
+        value_name = "POLICY"
+    )]
+    pub(crate) lazy: Option<LazyPolicy>,
     /// Settings as TOML, with the names of these flags
     #[arg(
         long,
@@ -163,6 +176,9 @@ pub(crate) enum Verb {
     /// Hold the mounts of this root while no daemon does; the daemon starts it
     #[command(hide = true)]
     Keeper,
+    /// Use this node as containerd's snapshotter
+    #[command(subcommand)]
+    Containerd(ContainerdVerb),
     /// Show what this node can do and how it is set up
     Info,
     /// Show the version

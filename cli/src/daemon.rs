@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nacre_fs::KeeperOptions;
-use nacre_snapshotter::{Client, ClientError, Node, NodeOptions, PENDING_BYTES_MAX};
+use nacre_snapshotter::{
+    Client, ClientError, ContainerdOptions, Node, NodeOptions, PENDING_BYTES_MAX, serve_containerd,
+};
 use rustix::fs::{FlockOperation, flock};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -55,7 +57,20 @@ pub(crate) async fn serve(settings: &Settings, arguments: &Daemon) -> Result<(),
         let (node, socket) = (Arc::clone(&node), socket.clone());
         async move { nacre_snapshotter::serve(node, &socket, stopped).await }
     });
+    let (ends, ended) = tokio::sync::oneshot::channel::<()>();
+    let containerd = serve_containerd(Arc::clone(&node), containerd_options(settings)?, async {
+        // However the other end goes away.
+        drop(ended.await);
+    });
+    let containerd = tokio::spawn(async {
+        // Sandboxes and mounts go on without it.
+        if let Err(error) = containerd.await {
+            tracing::error!(%error, "containerd is not served");
+        }
+    });
     let is_asked = asked.await.unwrap_or(false);
+    drop(ends);
+    let containerd = tokio::time::timeout(ANSWERS_DEADLINE, containerd).await;
     let served = tokio::time::timeout(ANSWERS_DEADLINE, served).await;
     drop(std::fs::remove_file(socket));
     let ended = if is_asked {
@@ -65,6 +80,9 @@ pub(crate) async fn serve(settings: &Settings, arguments: &Daemon) -> Result<(),
     };
     // Not before the process is.
     std::mem::forget(lock);
+    if containerd.is_err() {
+        tracing::warn!("end in the middle of an answer to containerd");
+    }
     match served {
         Ok(served) => served
             .map_err(|error| fail(&error))?
@@ -109,6 +127,19 @@ async fn lock(settings: &Settings, takeover: bool) -> Result<File, Failure> {
         }
         settings.clock.sleep(LEAVE_POLL).await;
     }
+}
+
+fn containerd_options(settings: &Settings) -> Result<ContainerdOptions, Failure> {
+    let root = settings.root.display().to_string();
+    let add_image = command_line(settings, "image");
+    let mut add_image = add_image.map_err(|error| Failure::new("serve", &root, &error))?;
+    // After the verb, for flags are taken anywhere.
+    add_image.insert(2, "add".into());
+    Ok(ContainerdOptions {
+        socket: settings.snapshotter_socket(),
+        lazy: settings.lazy,
+        add_image,
+    })
 }
 
 fn node_options(settings: &Settings) -> Result<NodeOptions, Failure> {

@@ -8,7 +8,7 @@ use nacre_blobstore::{
 };
 use nacre_snapshotter::layer::LayerError;
 use nacre_snapshotter::oci::OciError;
-use nacre_snapshotter::{ClientError, ImageError, IngestError, OptimizeError};
+use nacre_snapshotter::{ChainsError, ClientError, ImageError, IngestError, OptimizeError};
 
 /// The verb did what it was asked for.
 pub(crate) const SUCCESS: u8 = 0;
@@ -192,6 +192,15 @@ impl Classed for GcError {
             }
             Self::Envelope { .. } => (CORRUPT, None),
             Self::Lease(_) | Self::TooMany(_) => PLAIN,
+        }
+    }
+}
+
+impl Classed for ChainsError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Ref(error) => error.class(),
+            Self::Record { source, .. } => source.class(),
         }
     }
 }

@@ -61,10 +61,7 @@ pub(crate) async fn info(settings: &Settings) -> Result<(), Failure> {
     output::line(&format!("nacre {VERSION}, kernel {}", info.kernel))?;
     output::line(&format!("root    {}", info.root))?;
     output::line(&format!("store   {}", info.store))?;
-    let mode = match info.mount_mode {
-        MountMode::Kernel => "kernel",
-        MountMode::Fuse => "fuse",
-    };
+    let mode = mode_name(info.mount_mode);
     output::line(&format!("mounts  {mode}: {}", info.mount_mode_reason))?;
     match &info.daemon {
         None => output::line("daemon  not running; it starts when it is needed"),
@@ -79,8 +76,16 @@ pub(crate) async fn info(settings: &Settings) -> Result<(), Failure> {
     }
 }
 
+/// Returns the word for a mode.
+pub(crate) const fn mode_name(mode: MountMode) -> &'static str {
+    match mode {
+        MountMode::Kernel => "kernel",
+        MountMode::Fuse => "fuse",
+    }
+}
+
 /// Finds out how a daemon of this root would serve trees.
-fn trial(settings: &Settings) -> (MountMode, String) {
+pub(crate) fn trial(settings: &Settings) -> (MountMode, String) {
     let scratch = settings.root.join(format!("trial-{}", std::process::id()));
     let tried = probe_kernel_mode(&scratch);
     drop(std::fs::remove_dir(&scratch));

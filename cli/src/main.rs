@@ -2,6 +2,7 @@
 
 mod args;
 mod cache;
+mod containerd;
 mod crash;
 mod daemon;
 mod failure;
@@ -91,6 +92,7 @@ async fn run(arguments: Arguments) -> Result<u8, Failure> {
             Verb::Cache(cache) => done(cache::cache(&settings, &cache).await),
             Verb::Region(verb) => done(region::region(&settings, verb).await),
             Verb::Trace(trace) => trace::trace(&settings, trace).await,
+            Verb::Containerd(verb) => done(containerd::containerd(&settings, verb).await),
             Verb::Info => done(info::info(&settings).await),
             Verb::Version => done(info::version(&settings)),
         }

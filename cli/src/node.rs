@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nacre_snapshotter::{Client, ClientError, MountMode, NodeInfo, OpenedImage};
+use nacre_snapshotter::{Client, ClientError, LazyPolicy, MountMode, NodeInfo, OpenedImage};
 
 use crate::failure::{BUSY, Failure};
 use crate::settings::Settings;
@@ -98,6 +98,9 @@ pub(crate) fn command_line(settings: &Settings, verb: &str) -> std::io::Result<V
         if let Some(limit) = limit {
             line.extend([flag.into(), limit.to_string().into()]);
         }
+    }
+    if settings.lazy != LazyPolicy::default() {
+        line.extend(["--lazy".into(), settings.lazy.to_string().into()]);
     }
     Ok(line)
 }

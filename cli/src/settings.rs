@@ -11,6 +11,7 @@ use nacre_blobstore::{
 };
 use nacre_fs::NodeCacheOptions;
 use nacre_region_cache::{RegionCache, RegionMembers, RegionOptions, RegionStore};
+use nacre_snapshotter::LazyPolicy;
 use serde::Deserialize;
 
 use crate::args::{Global, ProgressKind, parse_bytes};
@@ -38,6 +39,7 @@ struct SettingsFile {
     store_timeout: Option<u64>,
     cache_size: Option<Size>,
     cache_files: Option<u64>,
+    lazy: Option<String>,
 }
 
 /// A number of bytes, as a number or with a unit.
@@ -107,6 +109,7 @@ pub(crate) struct Settings {
     pub(crate) home_store: Option<StoreUrl>,
     pub(crate) home_except: Vec<String>,
     pub(crate) cache: NodeCacheOptions,
+    pub(crate) lazy: LazyPolicy,
     pub(crate) json: bool,
     pub(crate) progress: ProgressKind,
     pub(crate) clock: Arc<dyn Clock>,
@@ -142,6 +145,11 @@ impl Settings {
             region.region_cache
         };
         let cache_size = file.cache_size.map(Size::bytes).transpose()?;
+        let lazy = file.lazy.map(|text| {
+            let policy = text.parse::<LazyPolicy>();
+            policy.map_err(|error| Failure::new("use lazy", &text, &error).with_code(USAGE))
+        });
+        let lazy = lazy.transpose()?;
         Ok(Self {
             root,
             store,
@@ -158,6 +166,7 @@ impl Settings {
                 bytes_max: global.cache_size.or(cache_size),
                 files_max: global.cache_files.or(file.cache_files),
             },
+            lazy: global.lazy.or(lazy).unwrap_or_default(),
             json: global.json,
             progress: global.progress,
             clock: Arc::new(SystemClock::new()),
@@ -258,6 +267,11 @@ impl Settings {
     /// Returns the socket of this root's daemon.
     pub(crate) fn socket(&self) -> PathBuf {
         self.root.join("nacre.sock")
+    }
+
+    /// Returns the socket on which containerd asks for snapshots.
+    pub(crate) fn snapshotter_socket(&self) -> PathBuf {
+        self.root.join("snapshotter.sock")
     }
 
     /// Returns the socket of this root's keeper.

@@ -7,7 +7,7 @@
 //! ```
 //! Layers are decoded in parallel and merged in order. Nothing is written to disk but the packs.
 //! Order of writes: data packs, tree packs, the metadata image, the record, the ref; a lease is held from before the
-//! first chunk is relied on until the ref is written. An ingest that ends early leaves packs that
+//! first chunk is relied on until the ref is written; refs of chains come last. An ingest that ends early leaves packs that
 //! a later one finds by their index and goes on from; what it does not need is garbage.
 
 mod affinity;
@@ -30,6 +30,7 @@ use nacre_blobstore::{
 };
 use tokio::runtime::Handle;
 
+use crate::chains::{are_linked, link_chains};
 use crate::hints::Program;
 use crate::image::{ImagePayload, image_ref};
 use crate::layer::LayerLimits;
@@ -190,6 +191,11 @@ impl Ingest {
                 return Ok(None);
             }
         }
+        // One that was added before layers were found by their chain ids, or by who was killed.
+        if !are_linked(&*self.store, &found.payload.layers).await? {
+            let layers = &found.payload.layers;
+            link_chains(&*self.store, &*self.clock, found.id, layers).await?;
+        }
         Ok(Some(AddedImage {
             name: name.to_owned(),
             id: found.id,
@@ -326,6 +332,7 @@ impl Ingest {
             write_ref(&*self.store, reference, target, seen).await?;
             self.writer.crash.reach(CrashPoint::RefChanged);
         }
+        link_chains(&*self.store, &*self.clock, id, &payload.layers).await?;
         let tree = record.trees.last().copied().ok_or(IngestError::Stopped)?;
         Ok(AddedImage {
             name: name.to_owned(),

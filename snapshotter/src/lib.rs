@@ -1,5 +1,7 @@
 //! Images: OCI sources, layers, ingest and the node daemon.
 
+mod chains;
+mod containerd;
 mod daemon;
 mod export;
 mod hints;
@@ -14,6 +16,10 @@ mod snapshot;
 mod trace;
 mod volume;
 
+pub use chains::{ChainsError, relink_chains};
+pub use containerd::{
+    ContainerdError, ContainerdOptions, ContainerdStats, LazyPolicy, serve_containerd,
+};
 pub use daemon::{
     CacheCheck, CachePrune, CacheStats, Change, Client, ClientError, CommitVolume, CommittedVolume,
     CreateSnapshot, CreatedSnapshot, DiffLine, DiffLines, DiffRequest, DiffSummary, FinishedTrace,

@@ -54,7 +54,7 @@ impl Marked {
         mut seen: impl FnMut(RefName, Ref),
     ) -> Result<u64, GcError> {
         self.moves = Moves::read(store).await?;
-        let names = refs::list_refs(store, None).await?;
+        let names = refs::list_roots(store).await?;
         let mut targets = stream::iter(names)
             .map(|name| async move {
                 let found = refs::read_ref(store, &name).await?;

@@ -10,7 +10,8 @@ use super::GcError;
 use super::condemned::Collected;
 use super::mark::is_trace;
 use super::moved::Moves;
-use crate::{BlobStore, Record, RecordError, RecordId, RefName, StoreError, list_refs, read_ref};
+use crate::refs::list_roots;
+use crate::{BlobStore, Record, RecordError, RecordId, RefName, StoreError, read_ref};
 
 /// What one ref keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub async fn usage(store: &Arc<dyn BlobStore>) -> Result<Usage, GcError> {
     let mut reached: BTreeMap<RecordId, BTreeSet<Collected>> = BTreeMap::new();
     let mut named = Vec::new();
     let moves = Moves::read(&**store).await?;
-    for name in list_refs(&**store, None).await? {
+    for name in list_roots(&**store).await? {
         let Some((target, _)) = read_ref(&**store, &name).await? else {
             continue;
         };

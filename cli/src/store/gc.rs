@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nacre_blobstore::{GcOptions, GcProgress, REPACK_SHARE_PERCENT};
-use nacre_snapshotter::is_expired;
+use nacre_snapshotter::{is_expired, relink_chains};
 
 use crate::args::Gc;
 use crate::crash::crash_hook;
@@ -25,6 +25,10 @@ pub(super) async fn gc(settings: &Settings, arguments: &Gc) -> Result<(), Failur
         progress: Some(progress(settings)),
         crash: crash_hook(),
     };
+    if !arguments.dry_run {
+        let relinked = relink_chains(&*store, &*settings.clock).await;
+        relinked.map_err(Failure::of("collect garbage of store", &url))?;
+    }
     let found = nacre_blobstore::gc(store, Arc::clone(&settings.clock), options).await;
     let found = found.map_err(Failure::of("collect garbage of store", &url))?;
     if settings.json {

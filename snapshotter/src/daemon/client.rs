@@ -21,6 +21,8 @@ use super::api::{
     WaitRequest,
 };
 
+use crate::containerd::ContainerdStats;
+
 /// How long an answer may take; opening an image reads from the store.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
 /// How long a snapshot may take, which uploads all that was written.
@@ -81,6 +83,14 @@ impl Client {
     /// [`ClientError`].
     pub async fn hand_over(&self) -> Result<NodeInfo, ClientError> {
         self.call(Method::POST, "/v1/daemon/handover", &()).await
+    }
+
+    /// Asks what became of the layers that containerd asked for.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn containerd_stats(&self) -> Result<ContainerdStats, ClientError> {
+        self.call(Method::GET, "/v1/containerd/stats", &()).await
     }
 
     /// Asks where reads were served from.

@@ -5,7 +5,7 @@ use nacre_blobstore::{
 };
 
 use super::node::NodeError;
-use crate::image::{Image, ImageError, ImagePayload};
+use crate::image::{Image, ImageError, ImageLayer, ImagePayload};
 use crate::snapshot::{Snapshot, VolumePayload, snapshot_ref};
 use crate::volume::volume_ref;
 
@@ -15,6 +15,8 @@ pub(crate) struct Mountable {
     pub(crate) id: RecordId,
     pub(crate) record: Record,
     pub(crate) config: String,
+    /// Of an image, its layers, lowest first.
+    pub(crate) layers: Vec<ImageLayer>,
     /// The image at the start of the line: the record itself, if it is an image.
     pub(crate) base: String,
     /// Of a version of a volume, which.
@@ -67,17 +69,19 @@ impl Mountable {
                 source,
             })?,
         };
-        let (record, config, base, volume) = match record.kind {
+        let (record, config, layers, base, volume) = match record.kind {
             RecordKind::Image => {
                 let payload: Result<ImagePayload, _> = serde_json::from_slice(&record.payload);
                 let payload = payload.map_err(|_| ImageError::Kind(name.to_owned()))?;
-                (record, payload.config, id.to_string(), None)
+                let ImagePayload { config, layers, .. } = payload;
+                (record, config, layers, id.to_string(), None)
             }
             RecordKind::Snapshot => {
                 let snapshot = Snapshot::of(name, id, record)?;
                 (
                     snapshot.record,
                     snapshot.payload.config,
+                    Vec::new(),
                     snapshot.payload.base,
                     snapshot.payload.volume,
                 )
@@ -88,6 +92,7 @@ impl Mountable {
             id,
             record,
             config,
+            layers,
             base,
             volume,
         })

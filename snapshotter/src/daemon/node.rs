@@ -19,10 +19,11 @@ use nacre_region_cache::{RegionCache, RegionStore};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use super::api::{FinishedTrace, MountMode, NodeInfo};
+use super::api::{FinishedTrace, NodeInfo};
 use super::cache::recheck;
 use super::open::Opening;
 use super::pending::{Pending, Uploads};
+use crate::containerd::Counters;
 use crate::hints::HintedReader;
 use crate::image::ImageError;
 use crate::snapshot::{SnapshotError, thaw_noted};
@@ -137,9 +138,9 @@ pub enum NodeError {
 /// A serving node.
 #[derive(Debug)]
 pub struct Node {
-    pub(super) options: NodeOptions,
+    pub(crate) options: NodeOptions,
     /// The store with what is staged in front of it. Names are in `options.store` alone.
-    pub(super) store: Arc<dyn BlobStore>,
+    pub(crate) store: Arc<dyn BlobStore>,
     pub(super) pending: Arc<Pending>,
     /// None once the node was stopped.
     uploads: Mutex<Option<Uploads>>,
@@ -148,6 +149,7 @@ pub struct Node {
     pub(super) reader: Arc<Reader>,
     pub(super) cache: Arc<NodeCache>,
     pub(super) opening: Opening,
+    pub(crate) containerd: Arc<Counters>,
     view: Arc<View>,
     pub(super) traces: Traces,
     mount_point: PathBuf,
@@ -227,6 +229,7 @@ impl Node {
             reader,
             cache,
             opening: Opening::new(metadata),
+            containerd: Arc::default(),
             view,
             traces,
             mount_point,
@@ -250,10 +253,7 @@ impl Node {
             pid: std::process::id(),
             store: self.options.store_url.clone(),
             mount: self.mount_point.clone(),
-            mount_mode: match self.opening.metadata {
-                Ok(_) => MountMode::Kernel,
-                Err(_) => MountMode::Fuse,
-            },
+            mount_mode: self.mount_mode(),
             mount_mode_reason: match &self.opening.metadata {
                 Ok(_) => KERNEL_MODE_REASON.to_owned(),
                 Err(reason) => reason.clone(),
@@ -299,6 +299,8 @@ impl Node {
         self.end_uploads().await;
         if let Ok(mounts) = &self.opening.metadata {
             let mounts = Arc::clone(mounts);
+            // What is not mounted any more is made ready again by the next daemon.
+            mounts.release_all();
             let swept = tokio::task::spawn_blocking(move || mounts.sweep(Duration::ZERO)).await;
             swept.map_err(|_| NodeError::Stopped)??;
         }

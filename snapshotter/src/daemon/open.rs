@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nacre_blobstore::{Hints, RecordId, TreeId, decode_metadata_image, fetch_metadata_image};
 use nacre_fs::erofs::{ErofsError, metadata_image};
@@ -20,6 +21,9 @@ const RECORDS_MAX: usize = 256;
 /// Locks for opening trees, shared by the trees whose id starts alike: who comes second finds
 /// what the first fetched.
 const OPEN_LOCKS: usize = 64;
+
+/// How long a layer that is on this machine waits for its image's record, which is in the store.
+const RECORD_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What opening images shares.
 #[derive(Debug)]
@@ -65,6 +69,62 @@ impl Node {
         let tree = image
             .tree()
             .ok_or_else(|| NodeError::NoTree(name.to_owned()))?;
+        let (mode, lower) = self.open_tree(name, &image, tree, wanted).await?;
+        Ok(OpenedImage {
+            image: image.id.to_string(),
+            tree: tree.to_string(),
+            config: image.config.clone(),
+            mode,
+            view: self.below("trees", tree),
+            lower,
+            volume: opened_volume(located, &image),
+        })
+    }
+
+    /// Makes a layer of an image readable, with all layers below it. When this was done before on
+    /// this machine, kernel mode needs no network for it: then the record, which says where the
+    /// bytes are, is waited for briefly only, for the index has these packs already.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub(crate) async fn open_layer(
+        &self,
+        id: RecordId,
+        tree: TreeId,
+    ) -> Result<(Lower, PathBuf), NodeError> {
+        let name = id.to_string();
+        let view = self.below("trees", tree);
+        if let Ok(mounts) = &self.opening.metadata
+            && let Some(mounted) = off_reactor(mounts, move |mounts| mounts.mounted(tree)).await?
+        {
+            let read = self.read_image(&name, id);
+            match tokio::time::timeout(RECORD_DEADLINE, read).await {
+                Ok(Ok(image)) => {
+                    let packs = &image.record.packs;
+                    let trace = self.traces.opening(tree, &name);
+                    self.loader.expect(packs).await?;
+                    if let Some(trace) = trace {
+                        self.traces.opened(trace, packs.clone(), None);
+                    }
+                }
+                Ok(Err(error)) => tracing::warn!(%tree, %error, "mount without the record"),
+                Err(_) => tracing::warn!(%tree, "mount without waiting for the record"),
+            }
+            return Ok((self.over_data(mounted), view));
+        }
+        let image = self.read_image(&name, id).await?;
+        let (_, lower) = self.open_tree(&name, &image, tree, None).await?;
+        Ok((lower, view))
+    }
+
+    /// Makes one tree of an image readable; see [`open_image`](Self::open_image).
+    async fn open_tree(
+        &self,
+        name: &str,
+        image: &Mountable,
+        tree: TreeId,
+        wanted: Option<MountMode>,
+    ) -> Result<(MountMode, Lower), NodeError> {
         let lock = &self.opening.locks[usize::from(tree.as_bytes()[0]) % OPEN_LOCKS];
         let turn = lock.lock().await;
         let trace = self.traces.opening(tree, name);
@@ -82,7 +142,7 @@ impl Node {
                 None
             }
             Some(mounts) => {
-                let stored = self.mount_stored(mounts, &image, tree);
+                let stored = self.mount_stored(mounts, image, tree);
                 let (expected, stored) = tokio::join!(self.loader.expect(packs), stored);
                 expected?;
                 match stored? {
@@ -98,20 +158,37 @@ impl Node {
             self.traces.opened(trace, packs.clone(), hints);
         }
         drop(turn);
-        let below = |folder: &str| self.mount_point().join(folder).join(tree.to_string());
-        let (mode, lower) = match metadata {
+        Ok(match metadata {
             Some(mounted) => (MountMode::Kernel, self.over_data(mounted)),
-            None => (MountMode::Fuse, Lower::directory(below("lower"))),
-        };
-        Ok(OpenedImage {
-            image: image.id.to_string(),
-            tree: tree.to_string(),
-            config: image.config.clone(),
-            mode,
-            view: below("trees"),
-            lower,
-            volume: opened_volume(located, &image),
+            None => (MountMode::Fuse, Lower::directory(self.below("lower", tree))),
         })
+    }
+
+    /// Returns where a folder of the content mount has a tree.
+    fn below(&self, folder: &str, tree: TreeId) -> PathBuf {
+        self.mount_point().join(folder).join(tree.to_string())
+    }
+
+    /// Returns how trees are served unless someone wants it otherwise.
+    pub(crate) fn mount_mode(&self) -> MountMode {
+        match self.opening.metadata {
+            Ok(_) => MountMode::Kernel,
+            Err(_) => MountMode::Fuse,
+        }
+    }
+
+    /// Keeps the mount of a tree's metadata; see [`MetadataMounts::hold`].
+    pub(crate) fn hold_tree(&self, tree: TreeId) {
+        if let Ok(mounts) = &self.opening.metadata {
+            mounts.hold(tree);
+        }
+    }
+
+    /// Lets go of a mount that was held.
+    pub(crate) fn release_tree(&self, tree: TreeId) {
+        if let Ok(mounts) = &self.opening.metadata {
+            mounts.release(tree);
+        }
     }
 
     /// Finds an image, a snapshot or a volume by its name or id.
@@ -138,7 +215,11 @@ impl Node {
     }
 
     /// Reads the record that was found for `name`, once, however many want it at the same time.
-    async fn read_image(&self, name: &str, id: RecordId) -> Result<Arc<Mountable>, NodeError> {
+    pub(crate) async fn read_image(
+        &self,
+        name: &str,
+        id: RecordId,
+    ) -> Result<Arc<Mountable>, NodeError> {
         let image = {
             let images = self.opening.images.lock();
             let mut images = images.unwrap_or_else(PoisonError::into_inner);

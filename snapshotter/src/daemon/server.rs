@@ -71,6 +71,7 @@ pub async fn serve(
         .route("/v1/volumes/create", post(create_volume))
         .route("/v1/volumes/commit", post(commit_volume))
         .route("/v1/traces/finish", post(finish_trace))
+        .route("/v1/containerd/stats", get(containerd_stats))
         .route("/v1/daemon/handover", post(hand_over))
         .with_state(node);
     axum::serve(listener, routes)
@@ -178,6 +179,10 @@ async fn finish_trace(
     Json(request): Json<FinishTraceRequest>,
 ) -> Response {
     answer(node.finish_trace(&request.tree).await)
+}
+
+async fn containerd_stats(State(node): State<Arc<Node>>) -> Response {
+    answer(Ok(node.containerd.stats()))
 }
 
 fn answer<T: serde::Serialize>(result: Result<T, NodeError>) -> Response {

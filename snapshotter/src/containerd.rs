@@ -1,0 +1,114 @@
+//! The containerd plugin: a proxy snapshotter on a socket.
+//!
+//! ```text
+//! containerd --gRPC--> service --> snapshots --> table    the rules, in memory
+//!                                            --> index    the same on the disk, RocksDB
+//!                                            --> disk     directories of what is unpacked and written
+//!                                            --> lazy     layers that are in the store: no directory
+//! ```
+//! A layer that the store has is *attached*: committed without being unpacked (see [`snapshots`]).
+//! A container over it is an overlay of the node's kernel mode. All other layers are unpacked by
+//! containerd into directories, as with its own overlayfs snapshotter.
+//!
+//! Each answer that something was changed is durable. Everything is opened by the first request, or
+//! at the start of the daemon where there was one before; nothing is asked of the network for that.
+
+mod counters;
+mod disk;
+mod error;
+mod filter;
+mod index;
+mod ingest;
+mod labels;
+mod layers;
+mod lazy;
+mod mounts;
+mod proto;
+mod record;
+mod server;
+mod service;
+mod snapshots;
+mod table;
+mod usage;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::daemon::Node;
+pub use counters::ContainerdStats;
+pub(crate) use counters::Counters;
+use error::SnapshotsError;
+use ingest::Ingester;
+pub use ingest::LazyPolicy;
+use layers::NodeLayers;
+pub use server::ContainerdError;
+use service::Service;
+use snapshots::Snapshots;
+
+/// The folder of the directories, and of the index, below the root of a node.
+const DIRECTORIES_FOLDER: &str = "sn";
+const INDEX_FOLDER: &str = "sn-index";
+
+/// How containerd is served.
+#[derive(Debug, Clone)]
+pub struct ContainerdOptions {
+    /// The socket.
+    pub socket: PathBuf,
+    /// Which layers are attached.
+    pub lazy: LazyPolicy,
+    /// The program that adds an image to the store, and its arguments up to the source.
+    pub add_image: Vec<OsString>,
+}
+
+/// Serves a node to containerd until `until` is done.
+///
+/// # Errors
+/// [`ContainerdError`] when the socket cannot be made.
+pub async fn serve_containerd(
+    node: Arc<Node>,
+    options: ContainerdOptions,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ContainerdError> {
+    let root = node.options.root.clone();
+    let was_used = root.join(INDEX_FOLDER).exists();
+    let clock = Arc::clone(&node.options.clock);
+    let counters = Arc::clone(&node.containerd);
+    let ingester = Ingester::new(
+        options.lazy,
+        options.add_image,
+        Arc::clone(&clock),
+        Arc::clone(&counters),
+    );
+    let layers = Arc::new(NodeLayers::new(node, ingester));
+    let open = move || -> Result<Arc<Snapshots>, SnapshotsError> {
+        let layers = Arc::clone(&layers);
+        let opened = Snapshots::open(
+            &root.join(INDEX_FOLDER),
+            &root.join(DIRECTORIES_FOLDER),
+            layers,
+            Arc::clone(&clock),
+            Arc::clone(&counters),
+        );
+        opened.inspect_err(|error| tracing::error!(%error, "open the snapshots"))
+    };
+    let service = Service::new(Arc::new(open));
+    let opening = service.clone();
+    if was_used {
+        // What containers need is held before it is swept; whoever asks meanwhile waits for it.
+        drop(tokio::spawn(
+            async move { opening.snapshots().await.map(drop) },
+        ));
+    }
+    let served = server::serve(service.clone(), &options.socket, until).await;
+    if let Some(snapshots) = service.opened().cloned() {
+        let closed = tokio::task::spawn_blocking(move || snapshots.close()).await;
+        if closed.is_err() {
+            tracing::error!("the snapshots are not closed");
+        }
+    }
+    served
+}
+
+#[cfg(test)]
+mod tests;

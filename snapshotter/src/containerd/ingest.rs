@@ -1,0 +1,206 @@
+//! Adding images to the store because containerd pulls them.
+//!
+//! Done by another process, as by a user: a hostile image can at worst end that. One at a time for
+//! an image, whatever asks for it, and not again for a while when that failed.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::process::Stdio;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nacre_blobstore::Clock;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use super::counters::{Counters, count};
+use super::error::SnapshotsError;
+use super::lazy::Wanted;
+
+/// How long an image may take to be added, while containerd waits.
+const ADD_DEADLINE: Duration = Duration::from_secs(15 * 60);
+/// How long an image that could not be added, or had not the layer, is not tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Images that are being added, or were lately.
+const IMAGES_MAX: usize = 256;
+/// Bytes of what the process says of its failure that are kept.
+const COMPLAINT_BYTES_MAX: u64 = 4096;
+
+/// Which layers are attached instead of being unpacked by containerd.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LazyPolicy {
+    /// Those of any image that containerd says the name of: what the store has not got is added to it
+    /// first, from the registry.
+    Always,
+    /// Those that are in the store.
+    #[default]
+    IfStored,
+    /// None.
+    Never,
+}
+
+impl FromStr for LazyPolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "always" => Ok(Self::Always),
+            "if-stored" => Ok(Self::IfStored),
+            "never" => Ok(Self::Never),
+            _ => Err(format!("{text:?} is none of always, if-stored, never")),
+        }
+    }
+}
+
+impl std::fmt::Display for LazyPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Always => "always",
+            Self::IfStored => "if-stored",
+            Self::Never => "never",
+        })
+    }
+}
+
+/// One addition: when it began, and how it ended.
+#[derive(Debug)]
+struct Addition {
+    began: Duration,
+    ended: OnceCell<Result<(), SnapshotsError>>,
+}
+
+/// Adds images.
+#[derive(Debug)]
+pub(super) struct Ingester {
+    policy: LazyPolicy,
+    command: Vec<OsString>,
+    clock: Arc<dyn Clock>,
+    counters: Arc<Counters>,
+    additions: Mutex<HashMap<String, Arc<Addition>>>,
+}
+
+impl Ingester {
+    pub(super) fn new(
+        policy: LazyPolicy,
+        command: Vec<OsString>,
+        clock: Arc<dyn Clock>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            policy,
+            command,
+            clock,
+            counters,
+            additions: Mutex::default(),
+        }
+    }
+
+    pub(super) const fn policy(&self) -> LazyPolicy {
+        self.policy
+    }
+
+    /// Adds the image that is pulled, if the policy says so and it is known which that is, and tells
+    /// whether that was done or had been done just now.
+    pub(super) async fn add(&self, wanted: &Wanted<'_>) -> Result<bool, SnapshotsError> {
+        let Some(reference) = wanted
+            .reference
+            .filter(|_| self.policy == LazyPolicy::Always)
+        else {
+            return Ok(false);
+        };
+        // Both come from whoever may talk to containerd; neither may look like a flag.
+        let source = match wanted.manifest {
+            Some(digest) => format!("docker://{}@{digest}", without_digest(reference)),
+            None => format!("docker://{reference}"),
+        };
+        let Some(addition) = self.addition(&source) else {
+            return Err(SnapshotsError::Unavailable(
+                "too many images are being added".to_owned(),
+            ));
+        };
+        let ended = addition.ended.get_or_init(|| async {
+            let added = tokio::time::timeout(ADD_DEADLINE, self.run(&source, reference)).await;
+            let late = || SnapshotsError::Unavailable("adding it takes too long".to_owned());
+            let added = added.unwrap_or_else(|_| Err(late()));
+            let counted = match &added {
+                Ok(()) => &self.counters.ingests,
+                Err(_) => &self.counters.ingests_failed,
+            };
+            count(counted);
+            added
+        });
+        ended.await.clone().map(|()| true)
+    }
+
+    /// Returns the addition of an image that is under way or was a moment ago, or a new one.
+    fn addition(&self, source: &str) -> Option<Arc<Addition>> {
+        let now = self.clock.elapsed();
+        let mut additions = self
+            .additions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        additions.retain(|_, addition| {
+            !addition.ended.initialized() || now.saturating_sub(addition.began) < RETRY_AFTER
+        });
+        if let Some(addition) = additions.get(source) {
+            return Some(Arc::clone(addition));
+        }
+        if additions.len() >= IMAGES_MAX {
+            return None;
+        }
+        let addition = Arc::new(Addition {
+            began: now,
+            ended: OnceCell::new(),
+        });
+        additions.insert(source.to_owned(), Arc::clone(&addition));
+        Some(addition)
+    }
+
+    async fn run(&self, source: &str, name: &str) -> Result<(), SnapshotsError> {
+        let fail = |reason: String| {
+            tracing::warn!(image = name, reason, "an image is not added to the store");
+            SnapshotsError::Unavailable(format!("cannot add image {name:?}: {reason}"))
+        };
+        let Some((program, arguments)) = self.command.split_first() else {
+            return Err(fail("this daemon does not add images".to_owned()));
+        };
+        tracing::info!(image = name, "add an image to the store");
+        let child = Command::new(program)
+            .args(arguments)
+            .args(["--name", name, "--", source])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn();
+        let mut child = child.map_err(|error| fail(error.to_string()))?;
+        let mut complaint = Vec::new();
+        if let Some(stderr) = child.stderr.take() {
+            let mut stderr = stderr.take(COMPLAINT_BYTES_MAX);
+            let read = stderr.read_to_end(&mut complaint).await;
+            read.map_err(|error| fail(error.to_string()))?;
+            // A process that says more must not wait for a reader.
+            let mut rest = stderr.into_inner();
+            drop(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await);
+        }
+        let status = child
+            .wait()
+            .await
+            .map_err(|error| fail(error.to_string()))?;
+        if status.success() {
+            return Ok(());
+        }
+        let complaint = String::from_utf8_lossy(&complaint);
+        let line = complaint.lines().next().unwrap_or("it says nothing");
+        Err(fail(format!("{status}: {line}")))
+    }
+}
+
+/// Takes `@sha256:...` off a reference.
+fn without_digest(reference: &str) -> &str {
+    reference
+        .split_once('@')
+        .map_or(reference, |(name, _)| name)
+}

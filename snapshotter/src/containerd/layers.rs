@@ -1,0 +1,138 @@
+//! Layers from the store, served by the node.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nacre_blobstore::{RecordError, RecordId, StoreError, TreeId};
+
+use super::error::SnapshotsError;
+use super::ingest::{Ingester, LazyPolicy};
+use super::lazy::{LazyLayers, Wanted};
+use super::mounts::OpenedLayer;
+use super::record::RemoteLayer;
+use crate::chains::find_chain;
+use crate::daemon::{MountMode, Node, NodeError};
+use crate::image::ImageError;
+
+/// How long the store may take to say whether it has a layer; then containerd unpacks it.
+const FIND_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the layers of an image that was found are remembered: for the rest of its pull.
+const FOUND_KEEP: Duration = Duration::from_secs(60);
+/// Layers that are remembered.
+const FOUND_MAX: usize = 1 << 16;
+
+/// A layer that was found, and when.
+type Found = (RemoteLayer, Duration);
+
+/// The node, as the snapshots see it.
+#[derive(Debug)]
+pub(super) struct NodeLayers {
+    node: Arc<Node>,
+    ingester: Ingester,
+    found: Mutex<HashMap<String, Found>>,
+}
+
+impl NodeLayers {
+    pub(super) fn new(node: Arc<Node>, ingester: Ingester) -> Self {
+        Self {
+            node,
+            ingester,
+            found: Mutex::default(),
+        }
+    }
+
+    /// Asks the store. One request for the first layer of an image, two if its record is not known;
+    /// none for the others.
+    async fn look(&self, chain_id: &str) -> Result<Option<RemoteLayer>, SnapshotsError> {
+        if let Some(layer) = self.remembered(chain_id) {
+            return Ok(Some(layer));
+        }
+        let look = async {
+            let found = find_chain(&*self.node.options.store, chain_id).await;
+            let Some(image) = found.map_err(|error| unavailable(&error))? else {
+                return Ok(None);
+            };
+            self.remember_image(image).await
+        };
+        let looked = tokio::time::timeout(FIND_DEADLINE, look).await;
+        looked.map_err(|_| unavailable(&"the store does not answer"))??;
+        Ok(self.remembered(chain_id))
+    }
+
+    fn remembered(&self, chain_id: &str) -> Option<RemoteLayer> {
+        let now = self.node.options.clock.elapsed();
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let (layer, at) = found.get(chain_id)?;
+        (now.saturating_sub(*at) < FOUND_KEEP).then_some(*layer)
+    }
+
+    async fn remember_image(&self, image: RecordId) -> Result<Option<()>, SnapshotsError> {
+        let read = self.node.read_image(&image.to_string(), image).await;
+        let read = match read {
+            Err(NodeError::Image(
+                ImageError::NotFound(_)
+                | ImageError::Record {
+                    source: RecordError::Store(StoreError::NotFound(_)),
+                    ..
+                },
+            )) => return Ok(None),
+            read => read.map_err(|error| unavailable(&error))?,
+        };
+        let now = self.node.options.clock.elapsed();
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.retain(|_, (_, at)| now.saturating_sub(*at) < FOUND_KEEP);
+        for layer in &read.layers {
+            if let Ok(tree) = layer.tree.parse()
+                && found.len() < FOUND_MAX
+            {
+                let layer_of = RemoteLayer { image, tree };
+                found.insert(layer.chain_id.to_string(), (layer_of, now));
+            }
+        }
+        Ok(Some(()))
+    }
+}
+
+#[async_trait]
+impl LazyLayers for NodeLayers {
+    async fn find(
+        &self,
+        chain_id: &str,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<RemoteLayer>, SnapshotsError> {
+        if self.ingester.policy() == LazyPolicy::Never {
+            return Ok(None);
+        }
+        if let Some(layer) = self.look(chain_id).await? {
+            return Ok(Some(layer));
+        }
+        if !self.ingester.add(wanted).await? {
+            return Ok(None);
+        }
+        self.look(chain_id).await
+    }
+
+    async fn open(&self, layer: RemoteLayer) -> Result<OpenedLayer, SnapshotsError> {
+        let opened = self.node.open_layer(layer.image, layer.tree).await;
+        let (lower, view) = opened.map_err(|error| unavailable(&error))?;
+        Ok(OpenedLayer { lower, view })
+    }
+
+    fn mode(&self) -> MountMode {
+        self.node.mount_mode()
+    }
+
+    fn hold(&self, tree: TreeId) {
+        self.node.hold_tree(tree);
+    }
+
+    fn release(&self, tree: TreeId) {
+        self.node.release_tree(tree);
+    }
+}
+
+fn unavailable(error: &dyn std::fmt::Display) -> SnapshotsError {
+    SnapshotsError::Unavailable(error.to_string())
+}

@@ -1,0 +1,43 @@
+//! What the snapshots ask of whoever serves layers from the store.
+
+use async_trait::async_trait;
+use nacre_blobstore::TreeId;
+
+use super::error::SnapshotsError;
+use super::mounts::OpenedLayer;
+use super::record::RemoteLayer;
+use crate::daemon::MountMode;
+
+/// Serves layers from the store.
+#[async_trait]
+pub(super) trait LazyLayers: std::fmt::Debug + Send + Sync + 'static {
+    /// Returns the file system up to and with the layer of a chain id, if it is in the store, or is
+    /// put there first because `wanted` says from where.
+    async fn find(
+        &self,
+        chain_id: &str,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<RemoteLayer>, SnapshotsError>;
+
+    /// Makes it ready to be mounted. Needs no network when it was before, on this machine.
+    async fn open(&self, layer: RemoteLayer) -> Result<OpenedLayer, SnapshotsError>;
+
+    /// Tells how such layers are served on this node.
+    fn mode(&self) -> MountMode;
+
+    /// Keeps what [`open`](Self::open) mounted until [`release`](Self::release), as often as it is
+    /// called.
+    fn hold(&self, tree: TreeId);
+
+    /// Lets go of what was held.
+    fn release(&self, tree: TreeId);
+}
+
+/// Which image a layer is asked for with, as containerd says by labels.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted<'a> {
+    /// Its reference.
+    pub(super) reference: Option<&'a str>,
+    /// The digest of its manifest.
+    pub(super) manifest: Option<&'a str>,
+}

@@ -1,0 +1,105 @@
+//! What containerd is told to mount: plain kernel mounts, which every version of it can make.
+
+use std::path::{Path, PathBuf};
+
+use nacre_fs::mount::{Lower, OverlaySpec, UpperDirs};
+
+use super::disk::Disk;
+use super::error::SnapshotsError;
+use super::record::Kind;
+use super::table::Chain;
+
+/// A mount, as containerd's `mount.Mount`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mount {
+    pub(super) kind: &'static str,
+    pub(super) source: String,
+    pub(super) options: Vec<String>,
+}
+
+/// A layer that is served from the store, ready to be mounted.
+#[derive(Debug, Clone)]
+pub(super) struct OpenedLayer {
+    /// The lower side of an overlay that shows it.
+    pub(super) lower: Lower,
+    /// Where it can be seen by itself, when it is served by FUSE.
+    pub(super) view: PathBuf,
+}
+
+/// Returns the directories below a snapshot, topmost first, and the data-only layers below these.
+pub(super) fn lower(disk: &Disk, chain: &Chain, opened: Option<&OpenedLayer>) -> Lower {
+    let directories = chain.directories.iter().map(|number| disk.files(*number));
+    let mut lower = Lower {
+        layers: directories.collect(),
+        data: Vec::new(),
+    };
+    if let Some(opened) = opened {
+        lower.layers.extend(opened.lower.layers.iter().cloned());
+        lower.data.clone_from(&opened.lower.data);
+    }
+    lower
+}
+
+/// Returns the mount of snapshot `number` over `lower`: an overlay, or the directory itself where
+/// there is nothing to lay over another.
+pub(super) fn mounts(
+    disk: &Disk,
+    number: u64,
+    kind: Kind,
+    lower: Lower,
+    opened: Option<&OpenedLayer>,
+) -> Result<Vec<Mount>, SnapshotsError> {
+    let is_view = kind == Kind::View;
+    let mount = match (&*lower.layers, &*lower.data) {
+        ([], _) => bind(&disk.files(number), is_view)?,
+        ([only], []) if is_view => {
+            let is_opened = opened.is_some_and(|opened| opened.lower.top() == only);
+            let shown = opened.filter(|_| is_opened);
+            bind(shown.map_or(only, |opened| &opened.view), true)?
+        }
+        _ => overlay(lower, (!is_view).then(|| upper(disk, number)))?,
+    };
+    Ok(vec![mount])
+}
+
+fn upper(disk: &Disk, number: u64) -> UpperDirs {
+    UpperDirs {
+        upper: disk.files(number),
+        work: disk.work(number),
+    }
+}
+
+fn bind(path: &Path, read_only: bool) -> Result<Mount, SnapshotsError> {
+    let access = if read_only { "ro" } else { "rw" };
+    let source = path.to_str().ok_or_else(|| not_text(path))?;
+    Ok(Mount {
+        kind: "bind",
+        source: source.to_owned(),
+        options: vec![access.to_owned(), "rbind".to_owned()],
+    })
+}
+
+fn overlay(lower: Lower, upper: Option<UpperDirs>) -> Result<Mount, SnapshotsError> {
+    let spec = OverlaySpec {
+        lower,
+        upper,
+        // For whoever mounts it to say.
+        target: PathBuf::new(),
+        // Lower directories may be mounted elsewhere, copied, and older than an upper.
+        options: vec!["index=off".to_owned()],
+    };
+    let text = |option| String::from_utf8(option).map_err(|_| not_text(Path::new("of a layer")));
+    Ok(Mount {
+        kind: "overlay",
+        source: "overlay".to_owned(),
+        options: spec
+            .options()
+            .into_iter()
+            .map(text)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn not_text(path: &Path) -> SnapshotsError {
+    SnapshotsError::Internal(format!("the path {} is no text", path.display()))
+}

@@ -1,0 +1,13 @@
+//! What `build.rs` made of `proto/snapshots.proto`.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
+
+tonic::include_proto!("containerd.services.snapshots.v1");

@@ -1,0 +1,69 @@
+//! The socket.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use futures::stream;
+use tokio::net::UnixListener;
+use tonic::transport::Server;
+
+use super::proto::snapshots_server::SnapshotsServer;
+use super::service::Service;
+
+/// Largest message, in bytes: containerd's own limit.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Requests of one connection that are worked on at once; containerd has one connection.
+const REQUESTS_MAX: usize = 512;
+
+/// Why containerd cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerdError {
+    /// The socket cannot be made.
+    #[error("serve containerd at {socket}: {source}")]
+    Socket {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server ended.
+    #[error("serve containerd: {0}")]
+    Server(#[from] tonic::transport::Error),
+}
+
+/// Serves the snapshots on `socket` until `until` is done. A socket that is there was left by a
+/// dead daemon.
+pub(super) async fn serve(
+    service: Service,
+    socket: &Path,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ContainerdError> {
+    let listener = bind(socket).map_err(|source| ContainerdError::Socket {
+        socket: socket.to_owned(),
+        source,
+    })?;
+    let connections = stream::unfold(listener, |listener| async move {
+        let accepted = listener.accept().await.map(|(connection, _)| connection);
+        Some((accepted, listener))
+    });
+    let snapshots = SnapshotsServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    Server::builder()
+        .concurrency_limit_per_connection(REQUESTS_MAX)
+        .add_service(snapshots)
+        .serve_with_incoming_shutdown(connections, until)
+        .await?;
+    Ok(())
+}
+
+fn bind(socket: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}

@@ -1,0 +1,10 @@
+//! The service over its socket, as containerd uses it: to be run as root.
+
+mod attach;
+mod kinds;
+mod labels;
+mod layers;
+mod listing;
+mod restart;
+mod scene;
+mod usage;
