@@ -7,7 +7,7 @@ set -eu
 # Build: RocksDB needs a C++ compiler and libclang.
 PACKAGES='clang libclang-dev g++ cmake pkg-config'
 # Sandboxes and mounts.
-PACKAGES="$PACKAGES fuse3 runc crun runsc busybox-static iproute2"
+PACKAGES="$PACKAGES fuse3 runc crun runsc busybox-static iproute2 containerd"
 # What the tests compare with, and what they prepare files with.
 PACKAGES="$PACKAGES umoci skopeo docker-registry attr erofs-utils btrfs-progs xfsprogs libcap2-bin zstd
   curl xz-utils"

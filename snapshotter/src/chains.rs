@@ -185,3 +185,6 @@ async fn chain_ids(
     let layers = payload.map(|payload| payload.layers).unwrap_or_default();
     Ok(layers.iter().map(|l| l.chain_id.to_string()).collect())
 }
+
+#[cfg(test)]
+mod tests;

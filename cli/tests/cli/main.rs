@@ -6,6 +6,7 @@ mod cache;
 mod clones;
 mod collection;
 mod compare;
+mod containerd;
 mod corpus;
 mod diff;
 mod export;

@@ -69,6 +69,7 @@ impl Node {
             "NACRE_CACHE_SIZE",
             "NACRE_CACHE_FILES",
             "NACRE_CONFIG",
+            "NACRE_LAZY",
             "RUST_LOG",
         ] {
             command.env_remove(name);

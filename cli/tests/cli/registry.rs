@@ -1,7 +1,8 @@
 //! Images from a registry: Debian's docker-registry, filled by skopeo.
 
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command};
 
 use serde_json::json;
 
@@ -16,6 +17,7 @@ const START_POLLS_MAX: u32 = 200;
 pub(crate) struct Registry {
     process: Child,
     pub(crate) address: String,
+    log: PathBuf,
 }
 
 impl Registry {
@@ -32,11 +34,13 @@ impl Registry {
         let path = node.path("registry.yml");
         std::fs::write(&path, config).unwrap();
         let mut command = Command::new("docker-registry");
+        let log = node.path("registry.log");
+        let file = std::fs::File::create(&log).unwrap();
         command
             .arg("serve")
             .arg(path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stdout(file.try_clone().unwrap())
+            .stderr(file);
         let process = command.spawn().expect("docker-registry is installed");
         let answers = (0..START_POLLS_MAX).any(|_| {
             pause();
@@ -46,7 +50,13 @@ impl Registry {
         Self {
             process,
             address: free.to_string(),
+            log,
         }
+    }
+
+    /// Returns the log, with a line for each request.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
     }
 }
 

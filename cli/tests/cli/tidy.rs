@@ -22,7 +22,10 @@ const CONFINED: [(&str, &[&str]); 5] = [
     ),
     ("fuser::", &["fs/src/fuse"]),
     ("oci_client::", &["snapshotter/src/oci"]),
-    ("tonic::", &["snapshotter/src/containerd"]),
+    (
+        "tonic::",
+        &["snapshotter/src/containerd", "cli/tests/cli/containerd/cri"],
+    ),
 ];
 
 /// No source file may be longer, in lines.

@@ -26,6 +26,8 @@ const GROUP_MAX: usize = 512;
 const WRITE_BUFFER_BYTES: usize = 4 << 20;
 /// Memory for cached blocks, in bytes: records are read at the start only.
 const BLOCK_CACHE_BYTES: usize = 1 << 20;
+/// Logs that are written over instead of being made anew.
+const LOGS_RECYCLED: usize = 2;
 /// Files that are kept open at most.
 const OPEN_FILES_MAX: i32 = 64;
 
@@ -63,6 +65,8 @@ impl SnapshotIndex {
         options.set_max_open_files(OPEN_FILES_MAX);
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         options.set_keep_log_file_num(2);
+        // A sync of a log that grows writes its length, too.
+        options.set_recycle_log_file_num(LOGS_RECYCLED);
         options.set_compression_type(DBCompressionType::None);
         let mut table = rocksdb::BlockBasedOptions::default();
         table.set_block_cache(&rocksdb::Cache::new_lru_cache(BLOCK_CACHE_BYTES));
