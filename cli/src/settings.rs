@@ -274,6 +274,11 @@ impl Settings {
         self.root.join("snapshotter.sock")
     }
 
+    /// Returns the same for those who cannot read data-only layers in mounts.
+    pub(crate) fn directories_socket(&self) -> PathBuf {
+        self.root.join("snapshotter-directories.sock")
+    }
+
     /// Returns the socket of this root's keeper.
     pub(crate) fn keeper_socket(&self) -> PathBuf {
         self.root.join("keeper.sock")

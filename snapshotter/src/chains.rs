@@ -3,7 +3,7 @@
 //! A ref `chains/CHAIN-ID` names the record of an image with these layers. It keeps nothing alive:
 //! the image's own name does. When the image it names has no name any more, a collection of garbage
 //! points it to another image with the same layers ([`relink_chains`]) or removes it, before
-//! anything that it reaches may be deleted. Written last, after the image's own ref.
+//! anything that it reaches may be deleted. Written before the image's own ref.
 
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr as _;

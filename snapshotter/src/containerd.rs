@@ -35,6 +35,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+
 use crate::daemon::Node;
 pub use counters::ContainerdStats;
 pub(crate) use counters::Counters;
@@ -42,6 +44,7 @@ use error::SnapshotsError;
 use ingest::Ingester;
 pub use ingest::LazyPolicy;
 use layers::NodeLayers;
+use lazy::MountStyle;
 pub use server::ContainerdError;
 use service::Service;
 use snapshots::Snapshots;
@@ -55,6 +58,8 @@ const INDEX_FOLDER: &str = "sn-index";
 pub struct ContainerdOptions {
     /// The socket.
     pub socket: PathBuf,
+    /// The socket for those who cannot read data-only layers in mounts.
+    pub directories_socket: PathBuf,
     /// Which layers are attached.
     pub lazy: LazyPolicy,
     /// The program that adds an image to the store, and its arguments up to the source.
@@ -100,14 +105,19 @@ pub async fn serve_containerd(
             async move { opening.snapshots().await.map(drop) },
         ));
     }
-    let served = server::serve(service.clone(), &options.socket, until).await;
+    let until = until.shared();
+    let directories = service.with_style(MountStyle::Directories);
+    let (served, also_served) = tokio::join!(
+        server::serve(service.clone(), &options.socket, until.clone()),
+        server::serve(directories, &options.directories_socket, until),
+    );
     if let Some(snapshots) = service.opened().cloned() {
         let closed = tokio::task::spawn_blocking(move || snapshots.close()).await;
         if closed.is_err() {
             tracing::error!("the snapshots are not closed");
         }
     }
-    served
+    served.and(also_served)
 }
 
 #[cfg(test)]

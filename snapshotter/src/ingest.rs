@@ -7,7 +7,7 @@
 //! ```
 //! Layers are decoded in parallel and merged in order. Nothing is written to disk but the packs.
 //! Order of writes: data packs, tree packs, the metadata image, the record, the ref; a lease is held from before the
-//! first chunk is relied on until the ref is written; refs of chains come last. An ingest that ends early leaves packs that
+//! first chunk is relied on until the ref is written; refs of chains come before it. An ingest that ends early leaves packs that
 //! a later one finds by their index and goes on from; what it does not need is garbage.
 
 mod affinity;
@@ -321,6 +321,8 @@ impl Ingest {
                 Err(error) => return Err(error.into()),
             }
             self.writer.crash.reach(CrashPoint::RecordPutAfter);
+            // Before the name, which is what tells that all is there.
+            link_chains(&*self.store, &*self.clock, id, &payload.layers).await?;
             let secured = secure(&*self.store, &*self.clock, id, &record, Some(since)).await?;
             lease.check()?;
             secured.check(&*self.clock)?;
@@ -332,7 +334,6 @@ impl Ingest {
             write_ref(&*self.store, reference, target, seen).await?;
             self.writer.crash.reach(CrashPoint::RefChanged);
         }
-        link_chains(&*self.store, &*self.clock, id, &payload.layers).await?;
         let tree = record.trees.last().copied().ok_or(IngestError::Stopped)?;
         Ok(AddedImage {
             name: name.to_owned(),

@@ -9,7 +9,7 @@ use nacre_blobstore::{RecordError, RecordId, StoreError, TreeId};
 
 use super::error::SnapshotsError;
 use super::ingest::{Ingester, LazyPolicy};
-use super::lazy::{LazyLayers, Wanted};
+use super::lazy::{LazyLayers, MountStyle, Wanted};
 use super::mounts::OpenedLayer;
 use super::record::RemoteLayer;
 use crate::chains::find_chain;
@@ -114,14 +114,22 @@ impl LazyLayers for NodeLayers {
         self.look(chain_id).await
     }
 
-    async fn open(&self, layer: RemoteLayer) -> Result<OpenedLayer, SnapshotsError> {
-        let opened = self.node.open_layer(layer.image, layer.tree).await;
+    async fn open(
+        &self,
+        layer: RemoteLayer,
+        style: MountStyle,
+    ) -> Result<OpenedLayer, SnapshotsError> {
+        let wanted = (style == MountStyle::Directories).then_some(MountMode::Fuse);
+        let opened = self.node.open_layer(layer.image, layer.tree, wanted).await;
         let (lower, view) = opened.map_err(|error| unavailable(&error))?;
         Ok(OpenedLayer { lower, view })
     }
 
-    fn mode(&self) -> MountMode {
-        self.node.mount_mode()
+    fn mode(&self, style: MountStyle) -> MountMode {
+        match style {
+            MountStyle::Layered => self.node.mount_mode(),
+            MountStyle::Directories => MountMode::Fuse,
+        }
     }
 
     fn hold(&self, tree: TreeId) {

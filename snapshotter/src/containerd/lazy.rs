@@ -8,6 +8,16 @@ use super::mounts::OpenedLayer;
 use super::record::RemoteLayer;
 use crate::daemon::MountMode;
 
+/// What whoever makes the mounts can read of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MountStyle {
+    /// All that the kernel can: data-only layers, too.
+    Layered,
+    /// Every lower layer is a directory that shows its files by itself. containerd looks into them
+    /// without mounting anything from 2.4 on, and knows no data-only layers.
+    Directories,
+}
+
 /// Serves layers from the store.
 #[async_trait]
 pub(super) trait LazyLayers: std::fmt::Debug + Send + Sync + 'static {
@@ -20,10 +30,14 @@ pub(super) trait LazyLayers: std::fmt::Debug + Send + Sync + 'static {
     ) -> Result<Option<RemoteLayer>, SnapshotsError>;
 
     /// Makes it ready to be mounted. Needs no network when it was before, on this machine.
-    async fn open(&self, layer: RemoteLayer) -> Result<OpenedLayer, SnapshotsError>;
+    async fn open(
+        &self,
+        layer: RemoteLayer,
+        style: MountStyle,
+    ) -> Result<OpenedLayer, SnapshotsError>;
 
     /// Tells how such layers are served on this node.
-    fn mode(&self) -> MountMode;
+    fn mode(&self, style: MountStyle) -> MountMode;
 
     /// Keeps what [`open`](Self::open) mounted until [`release`](Self::release), as often as it is
     /// called.

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::error::SnapshotsError;
 use super::filter::Filter;
 use super::labels::{self, Labels};
+use super::lazy::MountStyle;
 use super::mounts::Mount;
 use super::proto;
 use super::record::{Kind, Snapshot};
@@ -27,6 +28,7 @@ pub(super) type Opener = dyn Fn() -> Result<Arc<Snapshots>, SnapshotsError> + Se
 pub(super) struct Service {
     opener: Arc<Opener>,
     opened: Arc<OnceCell<Arc<Snapshots>>>,
+    style: MountStyle,
 }
 
 impl Service {
@@ -34,6 +36,15 @@ impl Service {
         Self {
             opener,
             opened: Arc::default(),
+            style: MountStyle::Layered,
+        }
+    }
+
+    /// Returns the same snapshots with other mounts.
+    pub(super) fn with_style(&self, style: MountStyle) -> Self {
+        Self {
+            style,
+            ..self.clone()
         }
     }
 
@@ -83,9 +94,11 @@ impl proto::snapshots_server::Snapshots for Service {
     ) -> Result<Response<proto::PrepareSnapshotResponse>, Status> {
         let request = request.into_inner();
         let labels = labels::checked(request.labels)?;
-        let (key, parent) = (request.key, request.parent);
+        let (key, parent, style) = (request.key, request.parent, self.style);
         let prepare = async move |snapshots: Arc<Snapshots>| {
-            snapshots.prepare(Kind::Active, &key, &parent, labels).await
+            snapshots
+                .prepare(Kind::Active, &key, &parent, labels, style)
+                .await
         };
         let mounts = self.change(prepare).await?;
         let mounts = mounts.into_iter().map(mount).collect();
@@ -98,9 +111,11 @@ impl proto::snapshots_server::Snapshots for Service {
     ) -> Result<Response<proto::ViewSnapshotResponse>, Status> {
         let request = request.into_inner();
         let labels = labels::checked(request.labels)?;
-        let (key, parent) = (request.key, request.parent);
+        let (key, parent, style) = (request.key, request.parent, self.style);
         let view = async move |snapshots: Arc<Snapshots>| {
-            snapshots.prepare(Kind::View, &key, &parent, labels).await
+            snapshots
+                .prepare(Kind::View, &key, &parent, labels, style)
+                .await
         };
         let mounts = self.change(view).await?;
         let mounts = mounts.into_iter().map(mount).collect();
@@ -112,7 +127,7 @@ impl proto::snapshots_server::Snapshots for Service {
         request: Request<proto::MountsRequest>,
     ) -> Result<Response<proto::MountsResponse>, Status> {
         let key = request.into_inner().key;
-        let mounts = self.snapshots().await?.mounts(&key).await?;
+        let mounts = self.snapshots().await?.mounts(&key, self.style).await?;
         let mounts = mounts.into_iter().map(mount).collect();
         Ok(Response::new(proto::MountsResponse { mounts }))
     }

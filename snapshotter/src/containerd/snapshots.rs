@@ -22,7 +22,7 @@ use super::error::SnapshotsError;
 use super::filter::Filter;
 use super::index::{Change, SnapshotIndex, Written};
 use super::labels::{self, Labels};
-use super::lazy::LazyLayers;
+use super::lazy::{LazyLayers, MountStyle};
 use super::mounts::{self, Mount, OpenedLayer};
 use super::record::{Kind, Snapshot, Usage};
 use super::table::{Chain, Table};
@@ -103,12 +103,13 @@ impl Snapshots {
         key: &str,
         parent: &str,
         mut labels: Labels,
+        style: MountStyle,
     ) -> Result<Vec<Mount>, SnapshotsError> {
         let chain = self.lock().table.check_new(key, parent)?;
         if kind == Kind::Active && labels.contains_key(labels::SNAPSHOT_REF) {
-            self.attach(key, parent, &mut labels).await?;
+            self.attach(key, parent, &mut labels, style).await?;
         }
-        let opened = self.open_chain(&chain).await?;
+        let opened = self.open_chain(&chain, style).await?;
         let held = Held::of(&self.lazy, &chain);
         let lower = mounts::lower(&self.disk, &chain, opened.as_ref());
         let has_layers = !lower.layers.is_empty();
@@ -154,7 +155,11 @@ impl Snapshots {
     }
 
     /// Returns the mounts of a view or an active snapshot, made ready again if need be.
-    pub(super) async fn mounts(&self, key: &str) -> Result<Vec<Mount>, SnapshotsError> {
+    pub(super) async fn mounts(
+        &self,
+        key: &str,
+        style: MountStyle,
+    ) -> Result<Vec<Mount>, SnapshotsError> {
         let (snapshot, chain) = {
             let state = self.lock();
             let snapshot = Arc::clone(state.table.get(key)?);
@@ -166,7 +171,7 @@ impl Snapshots {
                 "snapshot {key:?} is committed: only views and active snapshots have mounts"
             )));
         }
-        let opened = self.open_chain(&chain).await?;
+        let opened = self.open_chain(&chain, style).await?;
         let lower = mounts::lower(&self.disk, &chain, opened.as_ref());
         let (number, kind) = (snapshot.number, snapshot.kind);
         mounts::mounts(&self.disk, number, kind, lower, opened.as_ref())
@@ -358,9 +363,13 @@ impl Snapshots {
         })
     }
 
-    async fn open_chain(&self, chain: &Chain) -> Result<Option<OpenedLayer>, SnapshotsError> {
+    async fn open_chain(
+        &self,
+        chain: &Chain,
+        style: MountStyle,
+    ) -> Result<Option<OpenedLayer>, SnapshotsError> {
         match chain.remote {
-            Some(remote) => self.lazy.open(remote).await.map(Some),
+            Some(remote) => self.lazy.open(remote, style).await.map(Some),
             None => Ok(None),
         }
     }

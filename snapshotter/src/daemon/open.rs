@@ -91,10 +91,12 @@ impl Node {
         &self,
         id: RecordId,
         tree: TreeId,
+        wanted: Option<MountMode>,
     ) -> Result<(Lower, PathBuf), NodeError> {
         let name = id.to_string();
         let view = self.below("trees", tree);
-        if let Ok(mounts) = &self.opening.metadata
+        if wanted != Some(MountMode::Fuse)
+            && let Ok(mounts) = &self.opening.metadata
             && let Some(mounted) = off_reactor(mounts, move |mounts| mounts.mounted(tree)).await?
         {
             let read = self.read_image(&name, id);
@@ -113,7 +115,7 @@ impl Node {
             return Ok((self.over_data(mounted), view));
         }
         let image = self.read_image(&name, id).await?;
-        let (_, lower) = self.open_tree(&name, &image, tree, None).await?;
+        let (_, lower) = self.open_tree(&name, &image, tree, wanted).await?;
         Ok((lower, view))
     }
 

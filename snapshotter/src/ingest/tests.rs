@@ -67,9 +67,9 @@ async fn adding_again_stores_nothing() {
     assert_eq!(
         counts.requests(),
         count(Operation::Get) + count(Operation::List),
-        "only name, record, and which packs are there"
+        "only name, record, chain, and which packs are there"
     );
-    assert_eq!((count(Operation::Get), count(Operation::List)), (2, 4));
+    assert_eq!((count(Operation::Get), count(Operation::List)), (3, 4));
 
     // An image that lost a pack is not taken as there.
     let record = Record::read(&*store, first.id).await.unwrap();
@@ -236,8 +236,10 @@ async fn writes_are_ordered_and_a_lease_is_held() {
     uploads.sort_unstable();
     assert_eq!(
         (stages[0], &uploads[..], rest),
-        (0, &[1, 1, 2, 2][..], &[3, 4, 5, 6, 7, 0][..])
+        (0, &[1, 1, 2, 2][..], &[3, 4, 5, 6, 7, 7, 7, 0][..])
     );
+    let name = &notes[notes.len() - 2].1;
+    assert!(name.starts_with("refs/images/"), "{name} after its chains");
     for (at, (_, key)) in notes.iter().enumerate() {
         if let Some(pack) = key.strip_prefix("index/") {
             assert!(

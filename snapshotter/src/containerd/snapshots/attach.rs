@@ -12,7 +12,7 @@ use nacre_blobstore::Digest;
 use super::super::counters::count;
 use super::super::error::SnapshotsError;
 use super::super::labels::{self, Labels};
-use super::super::lazy::Wanted;
+use super::super::lazy::{MountStyle, Wanted};
 use super::super::record::{Kind, RemoteLayer, Snapshot, Usage};
 use super::super::table::Table;
 use super::Snapshots;
@@ -31,6 +31,7 @@ impl Snapshots {
         key: &str,
         parent: &str,
         labels: &mut Labels,
+        style: MountStyle,
     ) -> Result<(), SnapshotsError> {
         let chain_id = labels.get(labels::SNAPSHOT_REF).cloned();
         let chain_id = chain_id.unwrap_or_default();
@@ -40,6 +41,8 @@ impl Snapshots {
         };
         match self.lazy.find(&chain_id, &wanted).await {
             Ok(Some(layer)) => {
+                let mode = labels::mode_of(self.lazy.mode(style)).to_owned();
+                labels.insert(labels::MODE.to_owned(), mode);
                 let name = self
                     .commit_attached(&chain_id, key, parent, labels, layer)
                     .await?;
@@ -75,9 +78,6 @@ impl Snapshots {
             if is_there {
                 return Ok(name);
             }
-            let mut labels = labels.clone();
-            let mode = labels::mode_of(self.lazy.mode());
-            labels.insert(labels::MODE.to_owned(), mode.to_owned());
             let now_ns = self.clock.now_ns();
             let snapshot = Snapshot {
                 name: name.clone(),
@@ -86,7 +86,7 @@ impl Snapshots {
                 kind: Kind::Committed,
                 created_ns: now_ns,
                 updated_ns: now_ns,
-                labels,
+                labels: labels.clone(),
                 // It has nothing on this disk but what the node's cache has.
                 usage: Some(Usage::default()),
                 remote: Some(layer),

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 
 use super::super::counters::Counters;
 use super::super::error::SnapshotsError;
-use super::super::lazy::{LazyLayers, Wanted};
+use super::super::lazy::{LazyLayers, MountStyle, Wanted};
 use super::super::mounts::OpenedLayer;
 use super::super::proto::snapshots_client::SnapshotsClient;
 use super::super::proto::{
@@ -81,7 +81,7 @@ impl LazyLayers for Stored {
         Ok(layers.get(chain_id).map(|(layer, _)| *layer))
     }
 
-    async fn open(&self, layer: RemoteLayer) -> Result<OpenedLayer, SnapshotsError> {
+    async fn open(&self, layer: RemoteLayer, _: MountStyle) -> Result<OpenedLayer, SnapshotsError> {
         let layers = self.layers.lock().unwrap();
         let (_, tree) = layers.values().find(|(found, _)| *found == layer).unwrap();
         Ok(OpenedLayer {
@@ -90,7 +90,7 @@ impl LazyLayers for Stored {
         })
     }
 
-    fn mode(&self) -> MountMode {
+    fn mode(&self, _: MountStyle) -> MountMode {
         MountMode::Fuse
     }
 
@@ -309,7 +309,8 @@ impl Scene {
     pub(super) fn with<T>(&self, mounts: &[Mount], work: impl FnOnce(&Path) -> T) -> T {
         let target = self.mount(mounts);
         let done = work(&target);
-        umount(&target, Umount::IfIdle).unwrap();
+        // Processes that other tests start have it for a moment.
+        umount(&target, Umount::Detach).unwrap();
         done
     }
 
