@@ -28,6 +28,8 @@ echo '== build'
 cargo build --release --workspace --locked
 echo '== unit tests, integration tests and doctests'
 with_server moto "$MOTO_PORT" cargo test --release --workspace --locked --quiet
+echo "== containerd's suite of tests for snapshotters"
+scripts/test-containerd.sh
 echo '== the object store, and images in it, over SeaweedFS'
 over_seaweed() {
     cargo test --release --locked --quiet -p nacre-blobstore --test s3
