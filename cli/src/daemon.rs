@@ -1,5 +1,7 @@
 //! `nacre daemon`: serves the node in the foreground.
 
+mod memory;
+
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,7 @@ const LEAVE_POLL: Duration = Duration::from_millis(5);
 const ANSWERS_DEADLINE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn serve(settings: &Settings, arguments: &Daemon) -> Result<(), Failure> {
+    memory::return_large_allocations();
     let root = settings.root.display().to_string();
     let fail = |error: &dyn std::fmt::Display| Failure::new("serve", &root, error);
     std::fs::create_dir_all(&settings.root).map_err(|error| fail(&error))?;
