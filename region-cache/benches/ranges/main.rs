@@ -13,7 +13,6 @@
     clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::unwrap_used,
-    clippy::panic,
     reason = "a measuring program"
 )]
 
@@ -32,7 +31,7 @@ fn main() {
     let number = |text: &str| text.parse::<u64>().unwrap();
     match words.as_slice() {
         ["make", folder, count, bytes] => {
-            objects::make(folder.as_ref(), number(count), number(bytes))
+            objects::make(folder.as_ref(), number(count), number(bytes));
         }
         ["run", target, count, bytes, range, connections, seconds] => run(&Load {
             target: (*target).to_owned(),

@@ -15,7 +15,7 @@ pub(crate) fn path(object: u64) -> String {
 
 /// Returns the word at `offset` of an object.
 pub(crate) fn word(object: u64, offset: u64) -> u64 {
-    Random::new(object << 40 | offset / WORD_BYTES).next()
+    Random::new((object << 40) | (offset / WORD_BYTES)).next()
 }
 
 /// Writes objects below the folder of a store.

@@ -31,7 +31,7 @@ impl Latency {
             None => window.answers.push(took),
         }
         window.next = next + 1;
-        if window.answers.len() >= ANSWERS_MIN && next % REFRESH == 0 {
+        if window.answers.len() >= ANSWERS_MIN && next.is_multiple_of(REFRESH) {
             let mut sorted = window.answers.clone();
             let rank = sorted.len() * 95 / 100;
             window.p95 = Some(*sorted.select_nth_unstable(rank).1);

@@ -170,7 +170,8 @@ mod tests {
     #[test]
     fn ranges_are_cut_where_spans_end() {
         assert_eq!(parts(&(3..3)), [0..0; 0]);
-        assert_eq!(parts(&(1..SPAN_BYTES)), [1..SPAN_BYTES]);
+        let one = std::iter::once(1..SPAN_BYTES);
+        assert_eq!(parts(&(1..SPAN_BYTES)), one.collect::<Vec<_>>());
         let end = 2 * SPAN_BYTES + 1;
         let cut = [
             5..SPAN_BYTES,

@@ -40,7 +40,7 @@ impl RegionCache {
         let ranges = if is_pack {
             parts(&(0..total))
         } else {
-            vec![0..total]
+            std::iter::once(0..total).collect()
         };
         let parts: Vec<Part> = ranges.into_iter().filter_map(cut).collect();
         let mut least = WRITE_MEMBERS;

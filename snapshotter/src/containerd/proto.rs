@@ -7,6 +7,7 @@
     clippy::all,
     clippy::pedantic,
     clippy::allow_attributes_without_reason,
+    clippy::clone_on_ref_ptr,
     reason = "generated"
 )]
 

@@ -72,12 +72,13 @@ impl Service {
     }
 
     /// Does what changes something, to its end: also when containerd does not wait for it.
-    async fn change<T: Send + 'static, F: Future<Output = Result<T, SnapshotsError>> + Send>(
+    async fn change<T, F>(
         &self,
         work: impl FnOnce(Arc<Snapshots>) -> F + Send + 'static,
     ) -> Result<T, Status>
     where
-        F: 'static,
+        T: Send + 'static,
+        F: Future<Output = Result<T, SnapshotsError>> + Send + 'static,
     {
         let snapshots = self.snapshots().await?;
         let done = tokio::spawn(work(snapshots)).await;

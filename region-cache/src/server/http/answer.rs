@@ -108,7 +108,7 @@ impl Rest {
     fn look_ahead(&mut self, number: u32, last: u32) {
         let distance = ORIGIN_GET_BYTES_MAX / self.cache.block_bytes;
         let end = number.saturating_add(distance).min(last);
-        let from = self.ahead.unwrap_or(number.saturating_add(1));
+        let from = self.ahead.unwrap_or_else(|| number.saturating_add(1));
         for number in from..=end {
             self.cache.ahead(&self.name, number, last, &self.asker);
         }

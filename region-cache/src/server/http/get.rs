@@ -56,9 +56,12 @@ pub(super) async fn get(
         return response;
     }
     if only_cached {
-        let whole = [0..len];
-        let wanted = ranges.as_deref().unwrap_or(&whole);
-        if !wanted.iter().all(|range| member.cache.has_all(name, range)) {
+        let has = |range: &Range<u64>| member.cache.has_all(name, range);
+        let has_all = match &ranges {
+            Some(ranges) => ranges.iter().all(has),
+            None => has(&(0..len)),
+        };
+        if !has_all {
             return text(StatusCode::GATEWAY_TIMEOUT, "not cached");
         }
     }

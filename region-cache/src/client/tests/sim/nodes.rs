@@ -73,16 +73,11 @@ pub(super) async fn run(workload: &Workload, seed: u64, churn: bool) -> Vec<Tota
     };
     let nodes: Vec<Arc<Node>> = (0..shape.nodes).map(node).collect();
     let mut churns = JoinSet::new();
-    for number in 0..if churn { shape.regions } else { 0 } {
+    for (number, region) in regions.iter().enumerate().filter(|_| churn) {
         let in_region = nodes.iter().skip(number).step_by(shape.regions).cloned();
         let in_region = in_region.collect();
         let random = Random(seed.wrapping_mul(31).wrapping_add(number as u64));
-        churns.spawn(upset(
-            Arc::clone(&regions[number]),
-            in_region,
-            names.clone(),
-            random,
-        ));
+        churns.spawn(upset(Arc::clone(region), in_region, names.clone(), random));
     }
     let mut starts = JoinSet::new();
     for start in &workload.starts {
