@@ -77,10 +77,10 @@ async fn what_changes_and_what_is_written_is_the_own_store_s() {
         store.get(&name, 99).await,
         Err(StoreError::NotFound(_))
     ));
-    store
-        .create(&name, Bytes::from_static(b"ours"))
-        .await
-        .unwrap();
+    // Stores number versions alike: one step makes the two differ.
+    let first = store.create(&name, Bytes::from_static(b"first")).await;
+    let ours = Bytes::from_static(b"ours");
+    store.replace(&name, ours, &first.unwrap()).await.unwrap();
     assert_eq!(store.get(&name, 99).await.unwrap().0, "ours");
     assert!(store.replace(&name, Bytes::new(), &version).await.is_err());
     put(store, &pack(3), b"new").await;
