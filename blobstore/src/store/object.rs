@@ -26,6 +26,10 @@ use super::{BlobStore, Key, ObjectInfo, StoreError, Version, check_prefix};
 /// decided, the caller should try again.
 const UNDECIDED: &str = "ConditionalRequestConflict";
 
+/// No range that is asked for ends later: servers keep offsets in 64 bits with a sign, and answer
+/// 416 to what they cannot parse (`SeaweedFS`).
+const END_MAX: u64 = i64::MAX.unsigned_abs();
+
 /// A [`BlobStore`] over an object store client. A version is the object's `ETag` and, where the
 /// store has one (GCS compares only that), its generation.
 #[derive(Debug)]
@@ -122,8 +126,8 @@ impl BlobStore for ObjectBackend {
             verb: "get part of",
             key,
         };
-        // One byte at least: HTTP has no empty ranges.
-        let asked = range.start..range.end.max(range.start.saturating_add(1));
+        // One byte at least: HTTP has no empty ranges. And no end that a server may fail to parse.
+        let asked = range.start..range.end.min(END_MAX).max(range.start.saturating_add(1));
         let options = GetOptions::new().with_range(Some(GetRange::Bounded(asked.clone())));
         match self.store.get_opts(&path(key.as_str())?, options).await {
             Ok(result) => {
