@@ -95,7 +95,7 @@ pub enum RegionCacheError {
 /// The members of a region's cache.
 #[derive(Debug)]
 pub struct RegionCache {
-    fetcher: Fetcher,
+    fetcher: Arc<Fetcher>,
     /// Keeps the list of members, if that may change.
     follower: Option<JoinHandle<()>>,
 }
@@ -138,7 +138,7 @@ impl RegionCache {
         let list = Members::default();
         list.replace(members);
         Self {
-            fetcher: Fetcher::new(wire, Arc::new(list), clock, seed),
+            fetcher: Arc::new(Fetcher::new(wire, Arc::new(list), clock, seed)),
             follower: None,
         }
     }

@@ -98,7 +98,7 @@ impl Fetcher {
     }
 
     /// Asks the members that have `spot`, best first, until one answers.
-    pub(crate) async fn fetch(&self, spot: Spot, ask: &Ask) -> Result<Given, PassBy> {
+    pub(crate) async fn fetch(self: &Arc<Self>, spot: Spot, ask: &Ask) -> Result<Given, PassBy> {
         for budget in [&self.hedges, &self.doubts, &self.relief] {
             budget.earn();
         }
@@ -110,7 +110,7 @@ impl Fetcher {
         fetched
     }
 
-    async fn try_members(&self, spot: Spot, ask: &Ask) -> Result<Given, PassBy> {
+    async fn try_members(self: &Arc<Self>, spot: Spot, ask: &Ask) -> Result<Given, PassBy> {
         let began = self.clock.elapsed();
         let mut reason = "there are none".to_owned();
         let candidates = self.members.candidates(spot, began);
@@ -164,13 +164,13 @@ impl Fetcher {
 
     /// Asks a member, and `next` as well when that takes long.
     async fn ask(
-        &self,
+        self: &Arc<Self>,
         member: &Arc<Member>,
         next: Option<&Arc<Member>>,
         ask: &Ask,
     ) -> Result<Given, WireError> {
         let began = self.clock.elapsed();
-        let mut first = Box::pin(self.ask_one(member, ask));
+        let mut first = Box::pin(Arc::clone(self).ask_owned(Arc::clone(member), ask.clone()));
         let p95 = self.latency.p95();
         let stalled = STALLED.max(p95.unwrap_or_default() * STALLED_FACTOR);
         let until_stalled = || {
@@ -190,6 +190,7 @@ impl Fetcher {
                     answer = &mut first => return answer,
                     hedged = self.ask_cached(next, ask) => if let Some(given) = hedged {
                         count(&self.counters.hedged_won);
+                        self.finish_probe(member, began, first);
                         return Ok(given);
                     },
                     () = until_stalled() => {}
@@ -223,6 +224,22 @@ impl Fetcher {
         }
     }
 
+    /// Awaits the answer of a member that was asked how it is, though nobody needs it any more. A
+    /// member that comes back empty is slower than the hedge each time: without its answer it would
+    /// rest for good.
+    fn finish_probe(
+        self: &Arc<Self>,
+        member: &Arc<Member>,
+        began: Duration,
+        answer: impl Future<Output = Result<Given, WireError>> + Send + 'static,
+    ) {
+        if member.breaker.is_closed() {
+            return;
+        }
+        let (fetcher, member) = (Arc::clone(self), Arc::clone(member));
+        tokio::spawn(async move { fetcher.last_wait(&member, began, answer).await });
+    }
+
     /// Waits for a member for as long as any is waited for.
     async fn last_wait(
         &self,
@@ -248,6 +265,11 @@ impl Fetcher {
             ..ask.clone()
         };
         self.ask_one(member, &ask).await.ok()
+    }
+
+    /// [`Self::ask_one`] that may outlive its caller.
+    async fn ask_owned(self: Arc<Self>, member: Arc<Member>, ask: Ask) -> Result<Given, WireError> {
+        self.ask_one(&member, &ask).await
     }
 
     async fn ask_one(&self, member: &Arc<Member>, ask: &Ask) -> Result<Given, WireError> {

@@ -186,6 +186,32 @@ async fn a_dead_member_costs_its_share_and_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_member_that_is_back_is_asked_again_though_hedges_are_faster() {
+    let (region, wire) = region(3);
+    train(&region, &wire).await;
+    let wanted = pack_of(&region, "m0:1");
+    let second = ranked(&region, wanted).remove(1);
+    wire.set("m0:1", Script::new(Says::Dead, 0));
+    for _ in 0..FAILURES_MAX {
+        get(&region, wanted).await.unwrap();
+    }
+    assert_eq!(region.stats().members_down, 1);
+    // It comes back empty, and has to ask the origin; the second has it.
+    wire.set("m0:1", Script::new(Says::Bytes, 500));
+    let cached = Script {
+        cached: true,
+        ..Script::new(Says::Bytes, 10)
+    };
+    wire.set(&second, cached);
+    tokio::time::sleep(REST_FIRST).await;
+    let (bytes, took) = timed(get(&region, wanted)).await;
+    assert_eq!(bytes.unwrap().giver(), Some(&*second));
+    assert!(took < 500 * MS, "{took:?}");
+    tokio::time::sleep(500 * MS).await;
+    assert_eq!(region.stats().members_down, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_region_the_origin_is_asked_at_once_and_the_region_comes_back() {
     let (region, wire) = region(3);
     wire.set_all(&Script::new(Says::Dead, 0));
