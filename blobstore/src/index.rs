@@ -160,18 +160,20 @@ impl ChunkIndex {
                 encode_frame(entry),
             );
         }
-        for (frame, item, stored) in index.items() {
-            let (family, key) = item_key(stored.kind);
+        let located = index.items().map(|(frame, item, stored)| {
             let location = Location {
                 pack: number,
                 frame,
                 item,
             };
-            batch.merge_cf(
-                self.family(family),
-                key.as_bytes(),
-                locations::encode(location),
-            );
+            (item_key(stored.kind), location)
+        });
+        // In the order of keys the database finds the place of each beside that of the one before.
+        let mut located: Vec<_> = located.collect();
+        located.sort_by_key(|(key, _)| *key);
+        for ((family, key), location) in located {
+            let location = locations::encode(location);
+            batch.merge_cf(self.family(family), key.as_bytes(), location);
         }
         Ok(self.db.write(batch)?)
     }
