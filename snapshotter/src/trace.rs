@@ -25,6 +25,7 @@ use nacre_blobstore::{
     read_trace, trace_ref,
 };
 use nacre_fs::NodeCache;
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::hints::Follower;
@@ -113,8 +114,14 @@ impl Traces {
     }
 
     /// Streams a trace to the node, once `packs`, the packs of the image, are loaded. Without one
-    /// that was recorded with this very tree, reads are followed by what `hints` say.
-    pub(crate) fn opened(&self, coming: Coming, packs: BTreeSet<PackName>, hints: Option<Hints>) {
+    /// that was recorded with this very tree, reads are followed by what `hints` say, if they come:
+    /// with a metadata image, which takes longer than the first of a trace.
+    pub(crate) fn opened(
+        &self,
+        coming: Coming,
+        packs: BTreeSet<PackName>,
+        hints: oneshot::Receiver<Hints>,
+    ) {
         self.note_streamed(coming.tree);
         let follower = Arc::clone(&self.follower);
         let stream = stream::Streamer {
@@ -128,12 +135,17 @@ impl Traces {
         tasks.spawn(async move {
             let loaded = coming.loading.await.ok().flatten();
             let is_own = loaded.as_ref().is_some_and(|(_, own)| *own);
-            if let Some(hints) = hints.filter(|_| !is_own) {
-                follower.add(coming.tree, hints);
-            }
-            if let Some((stored, _)) = loaded {
-                stream.run(stored).await;
-            }
+            let follow = async {
+                if !is_own && let Ok(hints) = hints.await {
+                    follower.add(coming.tree, hints);
+                }
+            };
+            let stream = async {
+                if let Some((stored, _)) = loaded {
+                    stream.run(stored).await;
+                }
+            };
+            tokio::join!(follow, stream);
         });
     }
 

@@ -9,7 +9,7 @@ use nacre_blobstore::{Hints, RecordId, TreeId, decode_metadata_image, fetch_meta
 use nacre_fs::erofs::{ErofsError, metadata_image};
 use nacre_fs::mount::Lower;
 use nacre_fs::{MetadataMountError, MetadataMounts};
-use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, oneshot};
 
 use super::api::{MountMode, OpenedImage, OpenedVolume};
 use super::mountable::{Located, Mountable};
@@ -106,7 +106,8 @@ impl Node {
                     let trace = self.traces.opening(tree, &name);
                     self.loader.expect(packs).await?;
                     if let Some(trace) = trace {
-                        self.traces.opened(trace, packs.clone(), None);
+                        let no_hints = oneshot::channel().1;
+                        self.traces.opened(trace, packs.clone(), no_hints);
                     }
                 }
                 Ok(Err(error)) => tracing::warn!(%tree, %error, "mount without the record"),
@@ -137,28 +138,35 @@ impl Node {
             (Some(MountMode::Kernel), Err(reason)) => return Err(NodeError::Mode(reason.clone())),
         };
         let packs = &image.record.packs;
-        let mut hints = None;
+        let (told, hints) = oneshot::channel();
+        let expected = async {
+            self.loader.expect(packs).await?;
+            if let Some(trace) = trace {
+                self.traces.opened(trace, packs.clone(), hints);
+            }
+            Ok::<_, NodeError>(())
+        };
         let metadata = match mounts {
             None => {
-                self.loader.expect(packs).await?;
+                expected.await?;
                 None
             }
             Some(mounts) => {
                 let stored = self.mount_stored(mounts, image, tree);
-                let (expected, stored) = tokio::join!(self.loader.expect(packs), stored);
+                let (expected, stored) = tokio::join!(expected, stored);
                 expected?;
                 match stored? {
                     Some(stored) => {
-                        hints = stored.hints;
+                        if let Some(hints) = stored.hints {
+                            // Nobody may want them.
+                            let _unwanted = told.send(hints);
+                        }
                         Some(stored.mounted)
                     }
                     None => self.mount_built(mounts, tree, wanted).await?,
                 }
             }
         };
-        if let Some(trace) = trace {
-            self.traces.opened(trace, packs.clone(), hints);
-        }
         drop(turn);
         Ok(match metadata {
             Some(mounted) => (MountMode::Kernel, self.over_data(mounted)),
