@@ -72,7 +72,7 @@ impl Charge {
     }
 
     /// Ties the charge to bytes: it ends with the last clone or slice of them.
-    pub(super) fn cover(self, bytes: Vec<u8>) -> Bytes {
+    pub(super) fn cover(self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
         Bytes::from_owner(Charged {
             bytes,
             _charge: self,
@@ -80,14 +80,14 @@ impl Charge {
     }
 }
 
-struct Charged {
-    bytes: Vec<u8>,
+struct Charged<T> {
+    bytes: T,
     _charge: Charge,
 }
 
-impl AsRef<[u8]> for Charged {
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Charged<T> {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_ref()
     }
 }
 

@@ -266,7 +266,7 @@ impl Cache {
             len.min(wanted.end - wanted.start) + 2 * UNIT_BYTES,
         ));
         let mut charge = charge.await;
-        let (bytes, start) = match disk.read(&slot, &wanted).await {
+        let (bytes, start) = match disk.read(&slot, &wanted, within.end).await {
             Ok(read) => read,
             Err(error) => {
                 tracing::warn!(%error, object = %id.object, block = id.number, "drop block");
@@ -275,7 +275,7 @@ impl Cache {
         };
         let object_bytes = slot.object_bytes();
         let read = Block {
-            bytes: charge.split(bytes.len() as u64).cover(bytes),
+            bytes: charge.split(bytes.as_ref().len() as u64).cover(bytes),
             object_bytes,
         };
         if whole {

@@ -9,6 +9,7 @@
 //! - Blocks are read by `pread`, not mapped: a file that is cut off, or a sector that cannot be
 //!   read, is an error of one read, where a mapping would end the process by SIGBUS.
 
+mod buffers;
 mod record;
 mod slots;
 mod write;
@@ -22,10 +23,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nacre_blobstore::Clock;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Advice, FlockOperation, flock};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::sync::Semaphore;
 
+pub(super) use self::buffers::Buffer;
+use self::buffers::Buffers;
 use self::record::{HEAD_BYTES, Record, head, record_bytes};
 pub(super) use self::slots::Slot;
 use self::slots::Slots;
@@ -80,6 +83,7 @@ pub(super) struct Disk {
     slots: Slots,
     block_bytes: u32,
     reads: Semaphore,
+    buffers: Buffers,
     pub(super) counters: DiskCounters,
 }
 
@@ -129,6 +133,7 @@ impl Disk {
             slots,
             block_bytes,
             reads: Semaphore::new(READS_MAX),
+            buffers: Buffers::default(),
             counters: DiskCounters::default(),
         })
     }
@@ -160,15 +165,17 @@ impl Disk {
 
     /// Tells the kernel that a block will be read soon.
     pub(super) fn will_need(&self, slot: &Slot) {
-        let len = std::num::NonZeroU64::new(slot.record.len.into());
-        let advice = rustix::fs::Advice::WillNeed;
+        self.advise(self.offset(slot.record.slot), slot.record.len.into());
+    }
+
+    fn advise(&self, offset: u64, len: u64) {
+        let len = std::num::NonZeroU64::new(len);
         // Advice only.
-        let offset = self.offset(slot.record.slot);
-        rustix::fs::fadvise(&self.blocks, offset, len, advice).unwrap_or_default();
+        rustix::fs::fadvise(&self.blocks, offset, len, Advice::WillNeed).unwrap_or_default();
     }
 
     /// Reads the units that `within` of a block touches, and checks them. Returns them and where
-    /// they begin in the block.
+    /// they begin in the block. What follows them up to `soon` is asked of the disk with them.
     ///
     /// # Errors
     /// [`BlockError`]; the block is gone then.
@@ -176,24 +183,27 @@ impl Disk {
         self: &Arc<Self>,
         slot: &Arc<Slot>,
         within: &Range<u32>,
-    ) -> Result<(Vec<u8>, u32), BlockError> {
+        soon: u32,
+    ) -> Result<(Buffer, u32), BlockError> {
         let units = units(within, slot.record.len);
-        let mut bytes = vec![0; (units.end - units.start) as usize];
+        let mut bytes = self.buffers.get((units.end - units.start) as usize);
         let at = self.offset(slot.record.slot) + u64::from(units.start);
-        let mut read = self.read_cached(&mut bytes, at);
-        if matches!(read, Ok(done) if done < bytes.len()) {
+        let soon = soon.min(slot.record.len).saturating_sub(units.start);
+        let mut read = self.read_cached(bytes.as_mut(), at);
+        if matches!(read, Ok(done) if done < bytes.as_ref().len()) {
             let _turn = self.reads.acquire().await;
             let disk = Arc::clone(self);
             let blocking = tokio::task::spawn_blocking(move || {
-                let read = disk.blocks.read_exact_at(&mut bytes, at);
+                disk.advise(at, soon.into());
+                let read = disk.blocks.read_exact_at(bytes.as_mut(), at);
                 (bytes, read)
             });
             let done = blocking.await.map_err(io::Error::other)?;
             bytes = done.0;
-            read = done.1.map(|()| bytes.len());
+            read = done.1.map(|()| bytes.as_ref().len());
         }
         let outcome = match read {
-            Ok(_) if is_intact(&bytes, units.start, &slot.record) => {
+            Ok(_) if is_intact(bytes.as_ref(), units.start, &slot.record) => {
                 return Ok((bytes, units.start));
             }
             Ok(_) => Err(BlockError::Corrupt),
