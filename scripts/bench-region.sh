@@ -118,7 +118,10 @@ measure() { # WHO TIER PORT COUNT RANGE SECONDS: one line of JSON
 		>>"$WORK/all.jsonl"
 }
 
-drop_cache() {
+# What serves from the disk is in memory before the page cache is dropped: a member that was just started
+# would read its own program from the disk with the first requests.
+drop_cache() { # PORT
+	"$RANGES" run "127.0.0.1:$1" 1 "$OBJECT_BYTES" $((1 << 20)) 4 0 >"$WORK/touch.json"
 	sync
 	echo 3 >/proc/sys/vm/drop_caches
 }
@@ -143,10 +146,10 @@ for port in "$NGINX" "$MEMBER"; do
 done
 for _ in $(seq "$ROUNDS"); do
 	for range in $SIZES; do
-		drop_cache
+		drop_cache "$NGINX"
 		measure nginx disk "$NGINX" "$DISK_OBJECTS" "$range" 0
 		start_member 64M
-		drop_cache
+		drop_cache "$MEMBER"
 		measure member disk "$MEMBER" "$DISK_OBJECTS" "$range" 0
 	done
 done
