@@ -10,13 +10,13 @@ use nacre_blobstore::testing::{Fault, FaultKind};
 use super::*;
 
 /// Opens a file of the disk tier as whoever damages it does.
-fn damaged(folder: &TempDir, name: &str) -> File {
+pub(super) fn damaged(folder: &TempDir, name: &str) -> File {
     let path = folder.path().join(name);
     File::options().read(true).write(true).open(path).unwrap()
 }
 
 /// Fills the disk with an object of so many blocks, and nothing else.
-async fn on_disk(lab: &Lab, blocks: u64) -> ObjectName {
+pub(super) async fn on_disk(lab: &Lab, blocks: u64) -> ObjectName {
     let name = lab.put(1, blocks * BLOCK_U64).await;
     lab.read(&name, 0..blocks * BLOCK_U64).await.unwrap();
     lab.landed().await;
@@ -129,57 +129,4 @@ async fn a_slow_origin_delays_only_who_waits_for_it() {
     assert_eq!(lab.cache.clock.elapsed(), before);
     assert_eq!(waits.await.unwrap(), part_of(2, 0..1));
     assert!(lab.cache.clock.elapsed() >= Duration::from_secs(60));
-}
-
-/// A disk that has less room than the tier may use.
-#[tokio::test]
-async fn a_full_disk_stores_less_and_serves_all() {
-    let folder = TempDir::new().unwrap();
-    let _mount = Mount::tmpfs(&folder, 2 << 20);
-    // The file system has 2 MiB, the tier believes in 8.
-    let lab = Lab::disk(&folder, 256);
-    let len = 160 * BLOCK_U64;
-    let name = lab.put(1, len).await;
-    for _ in 0..2 {
-        let mut at = 0;
-        while at < len {
-            let end = at + 16 * BLOCK_U64;
-            assert_eq!(lab.read(&name, at..end).await.unwrap(), part_of(1, at..end));
-            at = end;
-        }
-        lab.landed().await;
-        lab.empty_memory();
-    }
-    let disk = lab.cache.disk().unwrap();
-    let (blocks, bad) = disk.len();
-    assert!(disk.counters.unstored.load(Ordering::Relaxed) > 0);
-    assert!(blocks > 16 && bad > 0, "{blocks} blocks, {bad} bad slots");
-    assert!(lab.cache.metrics.tier(Tier::Disk).reads.get() > 0);
-    assert_eq!(disk.counters.corrupt.load(Ordering::Relaxed), 0);
-}
-
-/// A mount that is gone with this.
-struct Mount<'a>(&'a TempDir);
-
-impl<'a> Mount<'a> {
-    fn tmpfs(folder: &'a TempDir, bytes: u64) -> Self {
-        let options = format!("size={bytes}");
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(folder.path())
-            .status()
-            .unwrap();
-        assert!(mounted.success(), "mounting needs root");
-        Self(folder)
-    }
-}
-
-impl Drop for Mount<'_> {
-    fn drop(&mut self) {
-        let lazily = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(self.0.path())
-            .status();
-        assert!(lazily.unwrap().success());
-    }
 }
