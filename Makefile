@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench sim sim-region fuzz-smoke deps
+.PHONY: help demo test check bench sim sim-region fuzz-smoke deps browser
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -7,10 +7,10 @@ help: ## Show this
 demo: deps ## Run a command in a real image before it is downloaded, and add its next version
 	@scripts/demo.sh
 
-test: deps ## Run all tests (as root: they mount file systems and run containers)
+test: deps browser ## Run all tests (as root: they mount file systems and run containers)
 	@scripts/test.sh
 
-check: deps ## Format, lints, documentation, tests
+check: deps browser ## Format, lints, documentation, tests
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --no-deps --locked
@@ -35,3 +35,6 @@ fuzz-smoke: deps ## Run each fuzz target for a minute
 
 deps:
 	@scripts/install-deps.sh
+
+browser:
+	@scripts/install-deps.sh chromium

@@ -1,6 +1,9 @@
 #!/bin/sh
 # Installs what builds, tests and the demo need on Debian 12. Silent when all is there.
 #
+# Packages that are named as arguments are installed as well: the tests want chromium, which shows a
+# member's status page, and is larger than all that a demo needs.
+#
 # The Rust toolchain is not installed: rustup or any cargo of the version in Cargo.toml will do.
 set -eu
 
@@ -12,7 +15,7 @@ PACKAGES="$PACKAGES fuse3 runc crun runsc busybox-static iproute2 containerd"
 PACKAGES="$PACKAGES umoci skopeo docker-registry attr erofs-utils btrfs-progs xfsprogs libcap2-bin zstd
   curl xz-utils"
 # S3 servers for the tests, and the demo's root file system.
-PACKAGES="$PACKAGES python3 python3-venv mmdebstrap ca-certificates"
+PACKAGES="$PACKAGES python3 python3-venv mmdebstrap ca-certificates $*"
 
 command -v cargo >/dev/null || {
     echo 'install-deps.sh: cargo is not there; install it from https://rustup.rs' >&2

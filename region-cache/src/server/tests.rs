@@ -1,6 +1,7 @@
 //! A member as its clients see it.
 
 mod access;
+mod page;
 mod ranges;
 mod writes;
 
