@@ -32,6 +32,8 @@ use crate::never_changes;
 const COPIES_MAX: usize = 2;
 /// Copies that wait for that; beyond them none is begun.
 const COPIES_WAITING_MAX: usize = 256;
+/// Largest object whose copy is made of what was read, and so in memory until its turn comes.
+const KEPT_BYTES_MAX: u64 = 256 << 10;
 /// Largest object that is copied: a pack with its index.
 const COPY_BYTES_MAX: u64 = 128 << 20;
 
@@ -99,8 +101,9 @@ impl HomeStore {
         }
     }
 
-    /// Begins to copy an object to the own store. Must be called in a runtime.
-    fn begin_copy(&self, key: &Key) {
+    /// Begins to copy an object to the own store, from the home store if it is not all `here`. Must be
+    /// called in a runtime.
+    fn begin_copy(&self, key: &Key, here: Option<Bytes>) {
         let mut keys = self.copies.keys();
         if keys.len() >= COPIES_WAITING_MAX || !keys.insert(key.clone()) {
             return;
@@ -111,7 +114,7 @@ impl HomeStore {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
-            if let Err(error) = copy(&own, &home, &copies, &key).await {
+            if let Err(error) = copy(&own, &home, &copies, &key, here).await {
                 tracing::warn!(%key, %error, "copy from the home region");
             }
             copies.keys().remove(&key);
@@ -134,9 +137,13 @@ async fn copy(
     home: &Arc<dyn BlobStore>,
     copies: &Copies,
     key: &Key,
+    here: Option<Bytes>,
 ) -> Result<u64, StoreError> {
     let _turn = copies.turns.acquire().await;
-    let (body, _) = home.get(key, COPY_BYTES_MAX).await?;
+    let body = match here {
+        Some(body) => body,
+        None => home.get(key, COPY_BYTES_MAX).await?.0,
+    };
     let len = body.len() as u64;
     own.put(key, body).await?;
     Ok(len)
@@ -149,7 +156,8 @@ impl BlobStore for HomeStore {
             Err(StoreError::NotFound(_)) if self.may_travel(key) => {
                 let got = self.home.get(key, limit_bytes).await;
                 let got = got.map_err(|error| Self::of_home(key, error))?;
-                self.begin_copy(key);
+                let small = got.0.len() as u64 <= KEPT_BYTES_MAX;
+                self.begin_copy(key, small.then(|| got.0.clone()));
                 Ok(got)
             }
             got => got,
@@ -161,7 +169,7 @@ impl BlobStore for HomeStore {
             Err(StoreError::NotFound(_)) if self.may_travel(key) => {
                 let got = self.home.get_range(key, range).await;
                 let got = got.map_err(|error| Self::of_home(key, error))?;
-                self.begin_copy(key);
+                self.begin_copy(key, None);
                 Ok(got)
             }
             got => got,
@@ -173,7 +181,7 @@ impl BlobStore for HomeStore {
             Err(StoreError::NotFound(_)) if self.may_travel(key) => {
                 let got = self.home.get_part(key, range).await;
                 let got = got.map_err(|error| Self::of_home(key, error))?;
-                self.begin_copy(key);
+                self.begin_copy(key, None);
                 Ok(got)
             }
             got => got,
@@ -183,7 +191,7 @@ impl BlobStore for HomeStore {
     async fn size(&self, key: &Key) -> Result<u64, StoreError> {
         match self.own.size(key).await {
             Err(StoreError::NotFound(_)) if self.may_travel(key) => {
-                let copied = copy(&self.own, &self.home, &self.copies, key).await;
+                let copied = copy(&self.own, &self.home, &self.copies, key, None).await;
                 copied.map_err(|error| Self::of_home(key, error))
             }
             size => size,

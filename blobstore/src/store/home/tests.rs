@@ -53,6 +53,17 @@ async fn what_the_home_region_has_is_read_there_once() {
 }
 
 #[tokio::test]
+async fn small_objects_are_asked_for_once() {
+    let scene = scene(&[]);
+    put(&*scene.home, &pack(1), b"0123456789").await;
+    scene.home.reset_counts();
+    scene.store.get(&pack(1), 99).await.unwrap();
+    scene.store.settle().await;
+    assert_eq!(scene.home.requests(), 1);
+    assert_eq!(scene.own.get(&pack(1), 99).await.unwrap().0, "0123456789");
+}
+
+#[tokio::test]
 async fn what_somebody_is_about_to_rely_on_is_here() {
     let scene = scene(&[]);
     put(&*scene.home, &pack(1), b"0123").await;
