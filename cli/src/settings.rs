@@ -212,8 +212,10 @@ impl Settings {
         let Some(home) = &self.home_store else {
             return Ok(own);
         };
+        let Some(resident) = resident(&self.home_except, self.region.prefix.as_deref()) else {
+            return Ok(own);
+        };
         let home = self.open(home)?;
-        let resident = self.home_except.iter().cloned();
         Ok(Arc::new(HomeStore::new(own, home, resident)))
     }
 
@@ -290,6 +292,23 @@ impl Settings {
     }
 }
 
+/// Returns the folders `except` by their names in this store, which is the folder `prefix` of the
+/// one that they are named in; `None` when that folder is in one of them, so all of it stays.
+fn resident(except: &[String], prefix: Option<&str>) -> Option<Vec<String>> {
+    let above = Path::new(prefix.unwrap_or_default().trim_matches('/'));
+    let mut below = Vec::new();
+    for folder in except {
+        let folder = Path::new(folder.trim_matches('/'));
+        if above.starts_with(folder) {
+            return None;
+        }
+        if let Ok(rest) = folder.strip_prefix(above) {
+            below.push(rest.display().to_string());
+        }
+    }
+    Some(below)
+}
+
 fn parse_url(url: &str) -> Result<StoreUrl, Failure> {
     let parsed = url.parse();
     parsed.map_err(|error: nacre_blobstore::StoreUrlError| {
@@ -317,4 +336,24 @@ fn cloud_environment() -> BTreeMap<String, String> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| is_cloud(name))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_that_stay_are_those_of_the_region_s_store() {
+        let except = ["eu/".to_owned(), "us/secret".to_owned()];
+        let of = |prefix| resident(&except, prefix);
+        let all = ["eu", "us/secret"].map(str::to_owned).to_vec();
+        assert_eq!(of(None), Some(all));
+        for prefix in ["eu", "eu/", "/eu/team", "us/secret"] {
+            assert_eq!(of(Some(prefix)), None, "{prefix}");
+        }
+        assert_eq!(of(Some("us")), Some(vec!["secret".to_owned()]));
+        for prefix in ["europe", "asia"] {
+            assert_eq!(of(Some(prefix)), Some(Vec::new()), "{prefix}");
+        }
+    }
 }
