@@ -54,6 +54,7 @@ pub(crate) async fn serve(settings: &Settings, arguments: &Daemon) -> Result<(),
         // Nobody hears it who has ended already.
         hands_over.send(is_asked).unwrap_or_default();
     };
+    let primes = tokio::spawn(Arc::clone(&node).prime_bursts());
     tracing::info!(root = %root, "serving");
     let socket = settings.socket();
     let served = tokio::spawn({
@@ -73,6 +74,7 @@ pub(crate) async fn serve(settings: &Settings, arguments: &Daemon) -> Result<(),
     });
     let is_asked = asked.await.unwrap_or(false);
     drop(ends);
+    primes.abort();
     let containerd = tokio::time::timeout(ANSWERS_DEADLINE, containerd).await;
     let served = tokio::time::timeout(ANSWERS_DEADLINE, served).await;
     drop(std::fs::remove_file(socket));

@@ -27,12 +27,13 @@ mod write;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::future::join_all;
 use nacre_blobstore::{ChunkSource, Clock, Key, PackName, StoreError, Tier, UnverifiedBytes};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use counters::RegionStats;
@@ -50,6 +51,9 @@ pub use write::WRITE_MEMBERS;
 
 /// How long the first request waits for the members' names to be resolved.
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Bursts that this node was told of and has not looked at; of more it does not hear.
+const BURSTS_MAX: usize = 16;
 
 /// How to reach a region.
 #[derive(Debug)]
@@ -96,6 +100,8 @@ pub enum RegionCacheError {
 #[derive(Debug)]
 pub struct RegionCache {
     fetcher: Arc<Fetcher>,
+    /// Records of images that many nodes begin to start.
+    bursts: (mpsc::Sender<Key>, Mutex<Option<mpsc::Receiver<Key>>>),
     /// Keeps the list of members, if that may change.
     follower: Option<JoinHandle<()>>,
 }
@@ -137,8 +143,10 @@ impl RegionCache {
     ) -> Self {
         let list = Members::default();
         list.replace(members);
+        let (told, bursts) = mpsc::channel(BURSTS_MAX);
         Self {
             fetcher: Arc::new(Fetcher::new(wire, Arc::new(list), clock, seed)),
+            bursts: (told, Mutex::new(Some(bursts))),
             follower: None,
         }
     }
@@ -167,7 +175,17 @@ impl RegionCache {
         };
         let given = self.fetcher.fetch(Spot::of(key, 0), &ask).await;
         let (answer, giver) = given.map_err(|error| pass_by(key, &error))?;
+        if answer.burst && self.bursts.0.try_send(key.clone()).is_ok() {
+            count(&self.fetcher.counters.bursts);
+        }
         Ok(UnverifiedBytes::given_by(answer.bytes, giver))
+    }
+
+    /// Returns the records of which members say that many nodes begin to start what they are of, and
+    /// that this node is the one to prime the region. `None` for all callers but the first.
+    pub fn bursts(&self) -> Option<mpsc::Receiver<Key>> {
+        let mut bursts = self.bursts.1.lock().unwrap_or_else(PoisonError::into_inner);
+        bursts.take()
     }
 
     async fn part(

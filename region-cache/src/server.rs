@@ -16,6 +16,7 @@
 mod access;
 mod block;
 mod budget;
+mod bursts;
 mod cache;
 mod disk;
 mod fair;
@@ -49,6 +50,7 @@ use tokio::sync::Semaphore;
 use self::access::TokenFile;
 pub use self::access::{TokenFileError, TokensError};
 pub use self::block::{BLOCK_BYTES, BLOCK_BYTES_MAX};
+use self::bursts::Bursts;
 use self::cache::Cache;
 pub use self::cache::{CacheOptions, MEMORY_BYTES_MIN, ORIGIN_REQUESTS};
 pub use self::disk::DiskError;
@@ -121,6 +123,7 @@ struct Member {
     tokens: Option<TokenFile>,
     tls: Option<Tls>,
     hottest: Hottest,
+    bursts: Bursts,
     samples: Samples,
     peers: Peers,
     reports: Mutex<Allowance>,
@@ -160,6 +163,7 @@ impl RegionServer {
                 tokens,
                 tls: options.tls,
                 hottest: Hottest::default(),
+                bursts: Bursts::default(),
                 samples: Samples::default(),
                 peers,
                 reports,

@@ -39,6 +39,9 @@ pub struct RegionStats {
     pub written: u64,
     /// Those of them that fewer than two members took.
     pub written_short: u64,
+    /// Bursts of an image for which this node was told to prime the region.
+    #[serde(default)]
+    pub bursts: u64,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +59,7 @@ pub(crate) struct Counters {
     pub(crate) reported: AtomicU64,
     pub(crate) written: AtomicU64,
     pub(crate) written_short: AtomicU64,
+    pub(crate) bursts: AtomicU64,
 }
 
 /// Counts one more.
@@ -90,6 +94,7 @@ impl Counters {
             reported: read(&self.reported),
             written: read(&self.written),
             written_short: read(&self.written_short),
+            bursts: read(&self.bursts),
         }
     }
 }

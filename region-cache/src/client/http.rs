@@ -181,6 +181,7 @@ impl Wire for Http {
             return Err(WireError::Refused(response.status().as_u16()));
         }
         let had = had(response.headers());
+        let burst = response.headers().contains_key("x-nacre-burst");
         // Bounded before it is read.
         let length = response.content_length();
         let wanted = ask.range.as_ref().map(|range| range.end - range.start);
@@ -195,7 +196,7 @@ impl Wire for Http {
         }
         let bytes = response.bytes().await.map_err(failed)?;
         if Some(bytes.len() as u64) == length {
-            Ok(Answer { bytes, had })
+            Ok(Answer { bytes, had, burst })
         } else {
             Err(WireError::Failed("its answer is cut off".to_owned()))
         }

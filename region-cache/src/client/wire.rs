@@ -34,6 +34,8 @@ pub(crate) enum Had {
 pub(crate) struct Answer {
     pub(crate) bytes: Bytes,
     pub(crate) had: Had,
+    /// A burst of the image begins, whose record this is.
+    pub(crate) burst: bool,
 }
 
 /// Why it gave nothing.

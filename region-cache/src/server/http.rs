@@ -34,6 +34,8 @@ const CLIENT_BYTES_MAX: usize = 64;
 const PREFETCH_HEADER: &str = "x-nacre-prefetch";
 /// Tells where the first byte of the answer came from.
 const CACHE_HEADER: &str = "x-nacre-cache";
+/// Says that a burst of the image begins, whose record this is.
+const BURST_HEADER: &str = "x-nacre-burst";
 /// After which time a client is asked to come back when too many requests are under way.
 const RETRY_AFTER_S: u64 = 1;
 
@@ -99,11 +101,27 @@ async fn route(member: &Arc<Member>, peer: IpAddr, request: Request<Incoming>) -
         Method::GET | Method::HEAD => {
             let asker = asker(request.headers(), peer, grant.as_deref());
             let head_only = request.method() == Method::HEAD;
-            get::get(member, &name, head_only, request.headers(), asker).await
+            let begins = !head_only && begins_burst(member, &name, &asker);
+            let mut response = get::get(member, &name, head_only, request.headers(), asker).await;
+            if begins {
+                let yes = HeaderValue::from_static("1");
+                response.headers_mut().insert(BURST_HEADER, yes);
+            }
+            response
         }
         Method::PUT => put::put(member, &name, request).await,
         _ => text(StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD or PUT"),
     }
+}
+
+/// Tells whether this request makes a burst of the image whose record it asks for.
+fn begins_burst(member: &Member, name: &ObjectName, asker: &Asker) -> bool {
+    let now = member.clock.elapsed();
+    let begins = asker.priority == Priority::Demand
+        && name.is_record()
+        && member.bursts.begins(name.id(), &asker.client, now);
+    member.cache.metrics.bursts.add(begins.into());
+    begins
 }
 
 fn asker(headers: &HeaderMap, peer: IpAddr, grant: Option<&Grant>) -> Asker {

@@ -102,6 +102,8 @@ pub(super) struct Metrics {
     pub(super) connections: Counter,
     pub(super) connections_closed: Counter,
     pub(super) requests: Counter,
+    /// Bursts that a node was told of.
+    pub(super) bursts: Counter,
 }
 
 impl Metrics {

@@ -2,13 +2,15 @@
 
 use nacre_blobstore::{Digest, Key};
 
+const RECORDS: &str = "records";
+
 /// The folders of a store whose objects are immutable, each with names of 64 hexadecimal digits.
 const IMMUTABLE_FOLDERS: [&str; 6] = [
     "packs",
     "trees",
     "index/packs",
     "index/trees",
-    "records",
+    RECORDS,
     "metadata",
 ];
 
@@ -53,6 +55,12 @@ impl ObjectName {
         self.id
     }
 
+    /// Tells whether it is the record of an image, a snapshot or the like, which each start reads.
+    pub(super) fn is_record(&self) -> bool {
+        let folder = self.key.as_str().rsplit_once('/').map(|(folder, _)| folder);
+        folder.is_some_and(|folder| folder == RECORDS || folder.ends_with("/records"))
+    }
+
     /// Returns a strong entity tag. The last part of the key is a hash of the object's bytes, or
     /// of what they are derived from.
     pub(super) fn etag(&self) -> String {
@@ -75,6 +83,7 @@ mod tests {
                 let name = ObjectName::from_path(&path).unwrap();
                 assert_eq!(name.key().as_str(), &path[1..]);
                 assert_eq!(name.etag(), format!("\"{id}\""));
+                assert_eq!(name.is_record(), folder == RECORDS);
             }
         }
         for path in [

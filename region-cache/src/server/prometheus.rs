@@ -207,6 +207,11 @@ impl Member {
         page.counter("puts_total", "Objects written through", metrics.puts.get());
         page.counter("put_bytes_total", "Their bytes", metrics.put_bytes.get());
         page.counter(
+            "bursts_total",
+            "Bursts of an image that a node was told of",
+            metrics.bursts.get(),
+        );
+        page.counter(
             "refused_total",
             "Requests without the right to",
             metrics.refused.get(),

@@ -1,6 +1,7 @@
 //! A member as its clients see it.
 
 mod access;
+mod bursts;
 mod page;
 mod ranges;
 mod writes;

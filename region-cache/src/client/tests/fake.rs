@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub(crate) struct Told {
 
 #[derive(Debug, Default)]
 pub(crate) struct FakeWire {
+    /// Whether answers with records say that a burst begins.
+    pub(crate) burst: AtomicBool,
     scripts: Mutex<BTreeMap<String, Script>>,
     told: Mutex<Told>,
 }
@@ -129,7 +132,8 @@ impl Wire for FakeWire {
         } else {
             Had::Origin
         };
-        Ok(Answer { bytes, had })
+        let burst = ask.key.as_str().starts_with("records/") && self.burst.load(Ordering::Relaxed);
+        Ok(Answer { bytes, had, burst })
     }
 
     async fn put(&self, member: &str, part: &Part) -> Result<(), WireError> {

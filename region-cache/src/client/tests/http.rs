@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use nacre_blobstore::{ChunkSource, Digest, Key, SystemClock};
@@ -295,6 +295,19 @@ async fn the_list_of_members_follows_its_file() {
     write("<html>");
     let options = options(&[format!("file:{}", path.display())]);
     assert!(RegionCache::new(options).is_err());
+}
+
+#[tokio::test]
+async fn a_node_hears_of_a_burst_with_the_record() {
+    let (address, _member) = start(|got| {
+        let burst = HeaderValue::from_static("1");
+        let mut response = right(got);
+        response.headers_mut().insert("x-nacre-burst", burst);
+        response
+    })
+    .await;
+    let client = Http::new("node", None, None).unwrap();
+    assert!(client.get(&address, &ask(Some(0..5))).await.unwrap().burst);
 }
 
 #[tokio::test]

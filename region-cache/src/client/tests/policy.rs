@@ -1,10 +1,11 @@
 //! Whom the client asks, and when, in virtual time.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::join_all;
-use nacre_blobstore::{ChunkSource, PackName, StoreError, UnverifiedBytes};
+use nacre_blobstore::{ChunkSource, Digest, Key, PackName, StoreError, UnverifiedBytes};
 use tokio::time::Instant;
 
 use super::fake::{FakeWire, Says, Script, body, pack, region};
@@ -295,6 +296,26 @@ async fn what_a_member_refuses_comes_from_the_origin() {
     );
     assert_eq!(get(&region, wanted).await.unwrap().giver(), Some(&*second));
     assert_eq!(region.stats().members_down, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_node_that_is_told_of_a_burst_hears_of_it_and_not_of_too_many() {
+    let (region, wire) = region(3);
+    let record = |number: u32| {
+        let id = Digest::of(&number.to_le_bytes());
+        Key::new(format!("records/{id}")).unwrap()
+    };
+    region.whole(&record(0), 1000, false).await.unwrap();
+    wire.burst.store(true, Ordering::Relaxed);
+    for number in 1..100 {
+        region.whole(&record(number), 1000, false).await.unwrap();
+    }
+    get(&region, pack(1)).await.unwrap();
+    let mut bursts = region.bursts().unwrap();
+    assert!(region.bursts().is_none(), "one listens");
+    assert_eq!(bursts.recv().await, Some(record(1)));
+    assert_eq!(bursts.len() as u64 + 1, region.stats().bursts);
+    assert!(bursts.len() < 32, "{}", bursts.len());
 }
 
 #[tokio::test(start_paused = true)]

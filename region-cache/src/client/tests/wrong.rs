@@ -84,6 +84,7 @@ impl Wire for StoreWire {
         Ok(Answer {
             bytes: bytes.into(),
             had,
+            burst: false,
         })
     }
 

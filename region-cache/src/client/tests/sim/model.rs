@@ -278,7 +278,11 @@ impl Wire for Region {
         tokio::time::sleep_until(sent_at).await;
         self.send(member, life, 0)?;
         let bytes = Bytes::new();
-        Ok(Answer { bytes, had })
+        Ok(Answer {
+            bytes,
+            had,
+            burst: false,
+        })
     }
 
     async fn put(&self, _member: &str, _part: &Part) -> Result<(), WireError> {
