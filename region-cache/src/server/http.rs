@@ -96,7 +96,13 @@ async fn route(member: &Arc<Member>, peer: IpAddr, request: Request<Incoming>) -
         return refused(member, refusal);
     }
     member.cache.metrics.requests.add(1);
-    member.hottest.count(name.key());
+    // Apart, for a start reads a record once and its packs many times.
+    let hottest = if name.is_record() {
+        &member.hottest_images
+    } else {
+        &member.hottest
+    };
+    hottest.count(name.key());
     match *request.method() {
         Method::GET | Method::HEAD => {
             let asker = asker(request.headers(), peer, grant.as_deref());

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use self::chart::{Line, chart};
 pub(super) use self::samples::{Peers, SAMPLE_EVERY, Samples};
 use super::Member;
+use super::hottest::Hottest;
 use super::metrics::{Tier, bucket_end_us};
 
 /// Keys that are shown.
@@ -44,7 +45,13 @@ impl Member {
         page.push_str("<h2>Waits for a part of a block</h2>");
         page.push_str(&self.waits());
         self.members(&mut page);
-        self.hottest_keys(&mut page);
+        let (images, objects) = (&self.hottest_images, &self.hottest);
+        hottest(
+            &mut page,
+            "Hottest images, by requests for their records",
+            images,
+        );
+        hottest(&mut page, "Hottest other objects, by requests", objects);
         page
     }
 
@@ -134,14 +141,15 @@ impl Member {
         }
         page.push_str("</table>");
     }
+}
 
-    fn hottest_keys(&self, page: &mut String) {
-        page.push_str("<h2>Hottest objects, by requests</h2><table>");
-        for (key, count) in self.hottest.top(HOTTEST_MAX) {
-            row(page, key.as_str(), &count.to_string());
-        }
-        page.push_str("</table>");
+/// Adds the keys that were asked for most.
+fn hottest(page: &mut String, title: &str, counts: &Hottest) {
+    write!(page, "<h2>{title}</h2><table>").unwrap_or_default();
+    for (key, count) in counts.top(HOTTEST_MAX) {
+        row(page, key.as_str(), &count.to_string());
     }
+    page.push_str("</table>");
 }
 
 /// Adds a row; nothing in it may be taken for markup.

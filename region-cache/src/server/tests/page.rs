@@ -56,7 +56,7 @@ async fn open(browser: &Path, address: SocketAddr, flag: &str) -> Output {
 }
 
 /// A member that has served from all tiers for an hour, beside another one and one that is down.
-async fn busy_member() -> (Lab, Lab, String) {
+async fn busy_member() -> (Lab, Lab, [String; 2]) {
     let other = Lab::start().await;
     let options = ServerOptions {
         peers: vec![other.address.to_string(), "127.0.0.1:1".to_owned()],
@@ -69,6 +69,10 @@ async fn busy_member() -> (Lab, Lab, String) {
     for member in [&lab, &other] {
         assert_eq!(member.get(&path, &[]).await.status, StatusCode::OK);
     }
+    let record = format!("/records/{}", Digest::of(b"image"));
+    let key = Key::new(&record[1..]).unwrap();
+    lab.store.put(&key, body()).await.unwrap();
+    assert_eq!(lab.get(&record, &[]).await.status, StatusCode::OK);
     let (metrics, samples) = (&lab.member.cache.metrics, &lab.member.samples);
     for (tier, first_us) in [
         (Tier::Memory, 30),
@@ -86,7 +90,7 @@ async fn busy_member() -> (Lab, Lab, String) {
             .take((all, all / 3 + 20 * number % 7), &lab.member.peers)
             .await;
     }
-    (lab, other, path)
+    (lab, other, [path, record])
 }
 
 #[tokio::test]
@@ -97,7 +101,7 @@ async fn a_browser_shows_the_page() {
         writeln!(io::stderr(), "{line}").unwrap();
         return;
     };
-    let (lab, other, path) = busy_member().await;
+    let (lab, other, paths) = busy_member().await;
     let shown = open(&browser, lab.address, "--dump-dom").await;
     let (page, log) = (
         String::from_utf8(shown.stdout).unwrap(),
@@ -108,7 +112,8 @@ async fn a_browser_shows_the_page() {
         "this one",
         &other.address.to_string(),
         "does not answer",
-        &path[1..],
+        &paths[0][1..],
+        &paths[1][1..],
     ] {
         assert!(page.contains(wanted), "no {wanted}: {page}");
     }
