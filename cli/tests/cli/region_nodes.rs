@@ -14,20 +14,22 @@ const NOT_FOUND: i32 = 10;
 const USAGE: i32 = 2;
 const START_POLLS_MAX: u32 = 400;
 const FILE_BYTES: usize = 3 << 20;
+const MEMBERS: usize = 2;
+pub(crate) const MEMORY: &str = "128M";
 
 /// A member that is killed with the test.
-struct Member {
+pub(crate) struct Member {
     process: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Member {
-    fn start(node: &Node, store: &str) -> Self {
+    /// Starts a member with the flags that say which store it has.
+    pub(crate) fn start(node: &Node, flags: &[&str], memory: &str) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
         let address = free.unwrap().to_string();
-        let arguments = [
-            "--store", store, "region", "serve", "--listen", &address, "--memory", "128M",
-        ];
+        let serve = ["region", "serve", "--listen", &address, "--memory", memory];
+        let arguments = [flags, &serve].concat();
         let mut command = node.command(&arguments);
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let member = Self {
@@ -83,7 +85,7 @@ fn number(value: &Value) -> u64 {
 fn a_node_reads_through_members_and_without_them() {
     let node = Node::new();
     let store = format!("file://{}", node.path("store").display());
-    let members = [Member::start(&node, &store), Member::start(&node, &store)];
+    let members = [(); MEMBERS].map(|()| Member::start(&node, &["--store", &store], MEMORY));
     let list = format!("{},http://{}", members[0].address, members[1].address);
     let flags = ["--store", &store, "--region-cache", &list];
     let on = |arguments: &[&str]| node.json(&[&flags[..], arguments].concat());

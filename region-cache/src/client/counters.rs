@@ -39,7 +39,7 @@ pub struct RegionStats {
     pub written: u64,
     /// Those of them that fewer than two members took.
     pub written_short: u64,
-    /// Bursts of an image for which this node was told to prime the region.
+    /// Records of which this node was told that a burst begins.
     #[serde(default)]
     pub bursts: u64,
 }

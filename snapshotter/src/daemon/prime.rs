@@ -59,8 +59,8 @@ impl Node {
                     failed = primed.failed,
                     "primed the region for a burst"
                 ),
-                // Whoever reads fetches for itself.
-                Err(error) => tracing::warn!(image = record, %error, "prime the region"),
+                // Of a trace, which all starts read as well; or whoever reads fetches for itself.
+                Err(error) => tracing::debug!(record, %error, "prime the region"),
             }
         }
     }
