@@ -43,9 +43,14 @@ pub(super) fn chart(lines: &[Line], marks: &[(f64, String)]) -> String {
             let letter = if index == 0 { 'M' } else { 'L' };
             write!(path, "{letter}{:.1} {:.1}", x(*at), y(*value)).unwrap_or_default();
         }
+        if !path.is_empty() {
+            // So that a single point is a dot.
+            path.push_str("h0");
+        }
         let (colour, name) = (line.colour, line.name);
         add(format_args!(
-            "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
+            "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"3\" \
+             stroke-linecap=\"round\"/>\
              <text x=\"{:.0}\" y=\"{}\" fill=\"{colour}\">{name}</text>",
             WIDTH - 60.0,
             HEIGHT - BOTTOM - 10.0 - 14.0 * number as f64
@@ -53,4 +58,26 @@ pub(super) fn chart(lines: &[Line], marks: &[(f64, String)]) -> String {
     }
     svg.push_str("</svg>");
     svg
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_point_is_drawn_and_no_point_is_not() {
+        let drawn = |points: &[(f64, f64)]| {
+            let line = Line {
+                name: "hits",
+                colour: "#009e73",
+                points: points.to_vec(),
+            };
+            let svg = chart(&[line], &[]);
+            let path = svg.split("<path d=\"").last().unwrap();
+            path.split('"').next().unwrap().to_owned()
+        };
+        assert_eq!(drawn(&[]), "");
+        assert_eq!(drawn(&[(0.0, 0.0)]), "M44.0 156.0h0");
+        assert_eq!(drawn(&[(0.0, 0.0), (1.0, 1.0)]), "M44.0 156.0L712.0 8.0h0");
+    }
 }
