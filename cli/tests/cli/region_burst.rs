@@ -209,14 +209,14 @@ impl Burst {
         panic!("members do not come to rest");
     }
 
-    /// Returns how often a node was told of a burst.
-    fn told(&self) -> u64 {
+    /// Returns what the nodes' clients of the region counted, together.
+    fn counted(&self, what: &str) -> u64 {
         let stats = self
             .nodes
             .iter()
             .map(|node| node.json(&self.on(&["cache", "stats"])));
         stats
-            .map(|stats| stats["region_cache"]["bursts"].as_u64().unwrap())
+            .map(|stats| stats["region_cache"][what].as_u64().unwrap())
             .sum()
     }
 
@@ -296,8 +296,15 @@ fn a_burst_costs_the_store_what_one_start_does() {
             .iter()
             .filter(|(_, times)| **times > 1)
             .collect();
-        assert!(again.is_empty(), "{what}: read more than once: {again:?}");
-        assert_eq!(asked.of_nodes, [""; 0], "{what}: past the members");
+        // A node that has to wait for 2 s, as on a busy machine, may ask a second member.
+        let doubts = burst.counted("doubted") + burst.counted("relieved");
+        println!("{what}: {doubts} doubts, more than once: {again:?}");
+        assert!(again.is_empty() || doubts > 0, "{what}: read again");
+        assert!(
+            asked.of_nodes.is_empty() || doubts > 0,
+            "{what}: {:?}",
+            asked.of_nodes
+        );
         if let Some(before) = &before {
             let more = asked.beside(before);
             let fewer = before.beside(&asked);
@@ -308,7 +315,11 @@ fn a_burst_costs_the_store_what_one_start_does() {
         if nodes == scale.nodes {
             // Of the image, and of its trace: both have records.
             let told = if nodes < NODES { 0 } else { 2 };
-            assert_eq!(burst.told(), told, "nodes were told of the burst");
+            assert_eq!(
+                burst.counted("bursts"),
+                told,
+                "nodes were told of the burst"
+            );
             burst.compare(&store);
         }
         before = Some(asked);
