@@ -50,15 +50,16 @@ struct Scale {
 
 impl Scale {
     fn of_environment(home: &Node) -> Self {
-        let number = |name: &str, default| {
-            env::var(name).map_or(default, |text| text.parse().expect("a number"))
+        let set = |name: &str| env::var_os(name).map(|text| text.into_string().unwrap());
+        let number = |name: &str, default: usize| {
+            set(name).map_or(default, |text| text.parse().expect("a number"))
         };
-        let command = env::var("NACRE_BURST_COMMAND").unwrap_or_else(|_| script());
+        let command = set("NACRE_BURST_COMMAND").unwrap_or_else(script);
         // What a program reads ahead of what it is served depends on when it is.
-        let is_real = env::var_os("NACRE_BURST_SOURCE").is_some();
+        let is_real = set("NACRE_BURST_SOURCE").is_some();
         Self {
             variation_percent: if is_real { REAL_VARIATION_PERCENT } else { 0 },
-            source: env::var("NACRE_BURST_SOURCE").unwrap_or_else(|_| small_image(home)),
+            source: set("NACRE_BURST_SOURCE").unwrap_or_else(|| small_image(home)),
             nodes: number("NACRE_BURST_NODES", NODES),
             members: number("NACRE_BURST_MEMBERS", MEMBERS),
             command: ["sh", "-c", &command].map(str::to_owned).to_vec(),

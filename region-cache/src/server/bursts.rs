@@ -4,7 +4,7 @@
 //! of the nodes, which asks for the rest ahead of all of them.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nacre_blobstore::Digest;
@@ -65,7 +65,7 @@ impl Bursts {
         if watched.nodes.len() == NODES || watched.nodes.contains(node) {
             return false;
         }
-        watched.nodes.push(node.clone());
+        watched.nodes.push(Arc::clone(node));
         watched.nodes.len() == NODES
     }
 }

@@ -73,7 +73,7 @@ mod tests {
                 points: points.to_vec(),
             };
             let svg = chart(&[line], &[]);
-            let path = svg.split("<path d=\"").last().unwrap();
+            let path = svg.rsplit("<path d=\"").next().unwrap();
             path.split('"').next().unwrap().to_owned()
         };
         assert_eq!(drawn(&[]), "");

@@ -103,7 +103,7 @@ impl Picture {
             .filter(|(_, row)| row.chunks(self.depth).any(|pixel| self.is(pixel, colour)))
             .map(|(number, _)| number);
         let first = having.next().unwrap_or_default();
-        first..having.last().unwrap_or(first) + 1
+        first..having.next_back().unwrap_or(first) + 1
     }
 }
 
