@@ -26,10 +26,19 @@ with_server() {
 
 echo '== build'
 cargo build --release --workspace --locked
+if command -v go >/dev/null; then
+    echo '== containerd 2.4'
+    scripts/containerd2.sh target/containerd2
+    export NACRE_TEST_CONTAINERD2=$PWD/target/containerd2
+else
+    echo 'no Go: nothing is tried with containerd 2.4'
+fi
 echo '== unit tests, integration tests and doctests'
 with_server moto "$MOTO_PORT" cargo test --release --workspace --locked --quiet
 echo "== containerd's suite of tests for snapshotters"
 scripts/test-containerd.sh
+echo '== docs/containerd.md on a clean machine'
+scripts/check-containerd-docs.sh
 echo '== the object store, and images in it, over SeaweedFS'
 over_seaweed() {
     cargo test --release --locked --quiet -p nacre-blobstore --test s3
