@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# bench-containerd.sh [RUNS]: the figures of docs/BENCHMARKS.md about containerd's snapshots. Needs root, Go,
-# and a build of nacre. Runs alternate; what nacre is compared with is containerd's own overlayfs snapshotter,
-# served on a socket of the same kind and asked by the same program.
+# bench-containerd.sh [RUNS [SECONDS [LIVE]]]: the figures of docs/BENCHMARKS.md about containerd's snapshots.
+# Needs root, Go, jq, and a build of nacre. Runs alternate; what nacre is compared with is containerd's own
+# overlayfs snapshotter, served on a socket of the same kind and asked by the same program: 32 callers, then
+# one beside LIVE snapshots, for SECONDS each.
 set -euo pipefail
-runs=${1:-3}
+runs=${1:-3} seconds=${2:-10} live=${3:-1000}
 cd "$(dirname "$0")/.."
 nacre=${NACRE:-$PWD/target/release/nacre}
 work=$(mktemp -d /var/tmp/nacre-bench.XXXXXX)
@@ -22,11 +23,21 @@ trap finish EXIT
 "$work/overlay-proxy" "$work/overlay.sock" "$work/overlay" &
 overlay=$!
 for socket in "$NACRE_ROOT/snapshotter.sock" "$work/overlay.sock"; do
-    until [ -S "$socket" ]; do sleep 0.1; done
+    for _ in $(seq 200); do
+        [ -S "$socket" ] && break
+        sleep 0.1
+    done
 done
+# measure NAME SOCKET CALLERS SECONDS LIVE
+measure() {
+    local name=$1 line
+    shift
+    line=$("$work/pairs" "$@")
+    printf '%-10s %s\n' "$name" "$line"
+}
 for _ in $(seq "$runs"); do
-    for setting in '32 10 0' '1 10 1000'; do
-        echo "overlayfs: $("$work/pairs" "$work/overlay.sock" $setting)"
-        echo "nacre:     $("$work/pairs" "$NACRE_ROOT/snapshotter.sock" $setting)"
+    for setting in "32 $seconds 0" "1 $seconds $live"; do
+        measure overlayfs "$work/overlay.sock" $setting
+        measure nacre "$NACRE_ROOT/snapshotter.sock" $setting
     done
 done
