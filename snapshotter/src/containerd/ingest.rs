@@ -64,12 +64,8 @@ impl std::fmt::Display for LazyPolicy {
     }
 }
 
-/// One addition: when it began, and how it ended.
-#[derive(Debug)]
-struct Addition {
-    began: Duration,
-    ended: OnceCell<Result<(), SnapshotsError>>,
-}
+/// One addition: how it ended, and when.
+type Addition = OnceCell<(Result<(), SnapshotsError>, Duration)>;
 
 /// Adds images.
 #[derive(Debug)]
@@ -120,7 +116,7 @@ impl Ingester {
                 "too many images are being added".to_owned(),
             ));
         };
-        let ended = addition.ended.get_or_init(|| async {
+        let ended = addition.get_or_init(|| async {
             let added = tokio::time::timeout(ADD_DEADLINE, self.run(&source, reference)).await;
             let late = || SnapshotsError::Unavailable("adding it takes too long".to_owned());
             let added = added.unwrap_or_else(|_| Err(late()));
@@ -129,9 +125,10 @@ impl Ingester {
                 Err(_) => &self.counters.ingests_failed,
             };
             count(counted);
-            added
+            (added, self.clock.elapsed())
         });
-        ended.await.clone().map(|()| true)
+        let (added, _) = ended.await;
+        added.clone().map(|()| true)
     }
 
     /// Returns the addition of an image that is under way or was a moment ago, or a new one.
@@ -142,7 +139,8 @@ impl Ingester {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         additions.retain(|_, addition| {
-            !addition.ended.initialized() || now.saturating_sub(addition.began) < RETRY_AFTER
+            let ended = addition.get().map(|(_, ended)| *ended);
+            ended.is_none_or(|ended| now.saturating_sub(ended) < RETRY_AFTER)
         });
         if let Some(addition) = additions.get(source) {
             return Some(Arc::clone(addition));
@@ -150,10 +148,7 @@ impl Ingester {
         if additions.len() >= IMAGES_MAX {
             return None;
         }
-        let addition = Arc::new(Addition {
-            began: now,
-            ended: OnceCell::new(),
-        });
+        let addition = Arc::<Addition>::default();
         additions.insert(source.to_owned(), Arc::clone(&addition));
         Some(addition)
     }
@@ -203,4 +198,79 @@ fn without_digest(reference: &str) -> &str {
     reference
         .split_once('@')
         .map_or(reference, |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// A clock that is set by hand, in seconds.
+    #[derive(Debug, Default)]
+    struct Hand(AtomicU64);
+
+    #[async_trait::async_trait]
+    impl Clock for Hand {
+        fn now_ms(&self) -> u64 {
+            0
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::Relaxed))
+        }
+
+        async fn sleep(&self, _: Duration) {}
+    }
+
+    fn ingester(policy: LazyPolicy, clock: &Arc<Hand>, script: &str) -> Ingester {
+        let command = ["sh", "-c", script].map(OsString::from).to_vec();
+        Ingester::new(policy, command, Arc::clone(clock) as _, Arc::default())
+    }
+
+    const WANTED: Wanted<'_> = Wanted {
+        reference: Some("host/app:v1"),
+        manifest: None,
+    };
+
+    #[tokio::test]
+    async fn an_image_that_was_slow_to_fail_is_not_tried_again_for_its_next_layer() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::RWXU;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+        let clock = Arc::<Hand>::default();
+        let script = format!("cat {}; false", pipe.display());
+        let ingester = ingester(LazyPolicy::Always, &clock, &script);
+        let failed = async || {
+            let refused = ingester.add(&WANTED).await;
+            assert!(matches!(refused, Err(SnapshotsError::Unavailable(_))));
+            ingester.counters.stats().images_add_failed
+        };
+        let minutes_pass = async {
+            // Opened as soon as the other process reads, which ends when it is closed.
+            let opened = tokio::fs::File::options().write(true).open(&pipe).await;
+            clock.0.fetch_add(600, Ordering::Relaxed);
+            drop(opened.unwrap());
+            std::fs::remove_file(&pipe).unwrap();
+        };
+        assert_eq!(tokio::join!(failed(), minutes_pass).0, 1);
+        assert_eq!(failed().await, 1, "as said a moment ago");
+        clock.0.fetch_add(RETRY_AFTER.as_secs(), Ordering::Relaxed);
+        assert_eq!(failed().await, 2);
+    }
+
+    #[tokio::test]
+    async fn only_images_that_are_named_are_added_and_only_if_told() {
+        for (policy, wanted, added) in [
+            (LazyPolicy::Always, WANTED, true),
+            (LazyPolicy::Always, Wanted::default(), false),
+            (LazyPolicy::IfStored, WANTED, false),
+            (LazyPolicy::Never, WANTED, false),
+        ] {
+            let ingester = ingester(policy, &Arc::default(), "true");
+            assert_eq!(ingester.add(&wanted).await.unwrap(), added);
+            assert_eq!(ingester.counters.stats().images_added, u64::from(added));
+        }
+    }
 }

@@ -18,6 +18,9 @@ use crate::image::ImageError;
 
 /// How long the store may take to say whether it has a layer; then containerd unpacks it.
 const FIND_DEADLINE: Duration = Duration::from_secs(10);
+/// A store that fails after longer than this costs every layer as much: it is left alone for a while.
+const SLOW: Duration = Duration::from_secs(1);
+const LEFT_ALONE: Duration = Duration::from_secs(10);
 /// How long the layers of an image that was found are remembered: for the rest of its pull.
 const FOUND_KEEP: Duration = Duration::from_secs(60);
 /// Layers that are remembered.
@@ -32,6 +35,8 @@ pub(super) struct NodeLayers {
     node: Arc<Node>,
     ingester: Ingester,
     found: Mutex<HashMap<String, Found>>,
+    /// Until when the store is not asked.
+    left_alone_until: Mutex<Duration>,
 }
 
 impl NodeLayers {
@@ -40,15 +45,36 @@ impl NodeLayers {
             node,
             ingester,
             found: Mutex::default(),
+            left_alone_until: Mutex::default(),
         }
     }
 
-    /// Asks the store. One request for the first layer of an image, two if its record is not known;
-    /// none for the others.
+    /// Looks for a layer, in the store unless that failed slowly a moment ago: containerd asks for
+    /// the layers of an image one after the other.
     async fn look(&self, chain_id: &str) -> Result<Option<RemoteLayer>, SnapshotsError> {
         if let Some(layer) = self.remembered(chain_id) {
             return Ok(Some(layer));
         }
+        let lock = || {
+            let until = self.left_alone_until.lock();
+            until.unwrap_or_else(PoisonError::into_inner)
+        };
+        let clock = &self.node.options.clock;
+        let began = clock.elapsed();
+        if began < *lock() {
+            return Err(unavailable(&"the store did not answer a moment ago"));
+        }
+        let looked = self.ask(chain_id).await;
+        let now = clock.elapsed();
+        if looked.is_err() && now.saturating_sub(began) > SLOW {
+            *lock() = now + LEFT_ALONE;
+        }
+        looked
+    }
+
+    /// Asks the store. One request for the first layer of an image, two if its record is not known;
+    /// none for the others.
+    async fn ask(&self, chain_id: &str) -> Result<Option<RemoteLayer>, SnapshotsError> {
         let look = async {
             let found = find_chain(&*self.node.options.store, chain_id).await;
             let Some(image) = found.map_err(|error| unavailable(&error))? else {
