@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use tokio::sync::Barrier;
 use tonic::Code;
 
-use super::super::proto::Kind;
-use super::scene::Scene;
+use super::super::proto::{Kind, ViewSnapshotRequest};
+use super::scene::{Scene, map};
 
 const REF: &str = "containerd.io/snapshot.ref";
 const MODE: &str = "containerd.io/snapshot/nacre.mode";
@@ -146,5 +146,15 @@ async fn containers_and_views_are_never_told_that_they_exist() {
     assert_eq!(scene.names(&[]).await, ["container"], "taken, not attached");
     let refused = scene.prepare("k", "none", &[(REF, LOW)]).await;
     assert_eq!(refused, Err(Code::NotFound));
+    let refused = scene.prepare("k", "container", &[(REF, LOW)]).await;
+    assert_eq!(refused, Err(Code::InvalidArgument));
     assert_eq!(scene.names(&[]).await, ["container"]);
+    let request = ViewSnapshotRequest {
+        key: "view".to_owned(),
+        labels: map(&[(REF, LOW)]),
+        ..Default::default()
+    };
+    let viewed = scene.client.clone().view(request).await.unwrap();
+    assert_eq!(viewed.into_inner().mounts.len(), 1);
+    assert_eq!(scene.names(&[]).await, ["container", "view"]);
 }

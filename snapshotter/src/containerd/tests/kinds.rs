@@ -94,3 +94,67 @@ async fn of_racing_prepares_one_wins_and_nothing_else_is_left() {
     assert_eq!(scene.directories(), 0);
     assert!(scene.names(&[]).await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_and_names_may_be_any_text_that_is_not_too_long() {
+    let scene = Scene::new().await;
+    let longest = "k".repeat(4096);
+    let keys = [
+        "default/1/extract-224932031-ibbJ sha256:f304",
+        "..",
+        "/",
+        "a/../b",
+        "\u{e9}\n\t\"'\\,==",
+        &longest,
+    ];
+    for key in keys {
+        scene.prepare(key, "", &[]).await.unwrap();
+        scene.mounts(key).await.unwrap();
+        let name = format!("{}!", &key[..key.len().min(4000)]);
+        scene.commit(&name, key).await.unwrap();
+        scene.view(key, &name).await.unwrap();
+        assert_eq!(scene.stat(key).await.unwrap().parent, name);
+    }
+    assert_eq!(scene.names(&[]).await.len(), 2 * keys.len());
+    // Each below its number, and nothing beside it.
+    assert_eq!(scene.directories(), keys.len());
+    for bad in ["", &format!("{longest}k")] {
+        let refused = Err(Code::InvalidArgument);
+        assert_eq!(scene.prepare(bad, "", &[]).await, refused);
+        assert_eq!(scene.view(bad, "").await, refused);
+        scene.prepare("x", "", &[]).await.unwrap();
+        assert_eq!(scene.commit(bad, "x").await, Err(Code::InvalidArgument));
+        scene.remove("x").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_may_say_its_parent_if_that_is_right() {
+    let scene = Scene::new().await;
+    scene.layer("p", "", |_| ()).await;
+    scene.prepare("k", "p", &[]).await.unwrap();
+    for wrong in ["none", "k"] {
+        let refused = scene.commit_as("c", "k", wrong, &[]).await;
+        assert_eq!(refused, Err(Code::InvalidArgument), "{wrong}");
+    }
+    scene.commit_as("c", "k", "p", &[]).await.unwrap();
+    assert_eq!(scene.stat("c").await.unwrap().parent, "p");
+    assert_eq!(scene.prepare("n", "c", &[]).await.map(|_| ()), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cleanup_takes_nothing_from_what_is_being_made() {
+    let scene = Scene::new().await;
+    scene.layer("p", "", |_| ()).await;
+    let keys: Vec<_> = (0..64).map(|n| format!("k{n}")).collect();
+    let prepares = keys.iter().map(|key| scene.prepare(key, "p", &[]));
+    let cleanups = (0..16).map(|_| scene.cleanup());
+    let (prepared, _) = futures::future::join(
+        futures::future::join_all(prepares),
+        futures::future::join_all(cleanups),
+    )
+    .await;
+    assert!(prepared.iter().all(Result::is_ok));
+    scene.cleanup().await;
+    assert_eq!(scene.directories(), keys.len() + 1);
+}

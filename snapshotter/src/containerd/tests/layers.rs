@@ -123,13 +123,25 @@ async fn an_image_may_have_128_layers() {
     });
 }
 
+/// With a capability: `cap_net_raw=ep`, revision 2.
+const XATTRS: [(&str, &[u8]); 3] = [
+    ("user.a", b"b\0c"),
+    ("trusted.a", b"d"),
+    (
+        "security.capability",
+        b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_kinds_of_files_and_attributes_survive_a_commit() {
     let scene = Scene::new().await;
     scene
         .layer("a", "", |root| {
             fs::write(root.join("plain"), "x").unwrap();
-            lsetxattr(root.join("plain"), "user.a", b"b\0c", XattrFlags::empty()).unwrap();
+            for (name, value) in XATTRS {
+                lsetxattr(root.join("plain"), name, value, XattrFlags::empty()).unwrap();
+            }
             let mode = Mode::from_raw_mode(0o640);
             let node = |name, kind, device| {
                 mknodat(CWD, root.join(name), kind, mode, device).unwrap();
@@ -150,9 +162,11 @@ async fn all_kinds_of_files_and_attributes_survive_a_commit() {
         let of = |name| fs::symlink_metadata(root.join(name)).unwrap();
         assert_eq!(of("plain").mode() & 0o7777, 0o6755);
         assert_eq!((of("plain").mtime(), of("plain").mtime_nsec()), (5, 6));
-        let mut value = [0; 8];
-        let length = lgetxattr(root.join("plain"), "user.a", &mut value).unwrap();
-        assert_eq!(&value[..length], b"b\0c");
+        for (name, wanted) in XATTRS {
+            let mut value = [0; 32];
+            let length = lgetxattr(root.join("plain"), name, &mut value).unwrap();
+            assert_eq!(&value[..length], wanted, "{name}");
+        }
         assert!(of("character").file_type().is_char_device());
         assert_eq!(of("character").rdev(), makedev(1, 3));
         assert!(of("block").file_type().is_block_device());

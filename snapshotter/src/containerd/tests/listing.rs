@@ -2,6 +2,7 @@
 
 use tonic::Code;
 
+use super::super::proto::ListSnapshotsRequest;
 use super::scene::Scene;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,4 +57,40 @@ async fn pages_have_at_most_a_hundred() {
     let lengths: Vec<_> = pages.iter().map(Vec::len).collect();
     assert_eq!(lengths, [100, 100, 1]);
     assert_eq!(scene.names(&[]).await, keys);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_stands_in_nobodys_way_and_shows_what_was_there() {
+    let scene = Scene::new().await;
+    for n in 0..101 {
+        scene.view(&format!("k{n:03}"), "").await.unwrap();
+    }
+    let request = ListSnapshotsRequest::default();
+    let mut pages = scene
+        .client
+        .clone()
+        .list(request)
+        .await
+        .unwrap()
+        .into_inner();
+    // As containerd's Walk does, whose callers ask in the middle of it.
+    let first = pages.message().await.unwrap().unwrap();
+    assert_eq!(scene.stat("k000").await.unwrap(), first.info[0]);
+    scene.remove("k100").await.unwrap();
+    scene.view("k101", "").await.unwrap();
+    let last = pages.message().await.unwrap().unwrap();
+    assert_eq!(last.info.len(), 1);
+    assert_eq!(last.info[0].name, "k100");
+    assert!(pages.message().await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_may_be_as_large_as_containerds() {
+    let scene = Scene::new().await;
+    scene.view("k", "").await.unwrap();
+    // Twelve of the sixteen MiB; gRPC's own limit is four.
+    let filter = format!("name=={}", "n".repeat(12 << 10));
+    let mut filters = vec![&*filter; 1023];
+    filters.push("name==k");
+    assert_eq!(scene.names(&filters).await, ["k"]);
 }
