@@ -196,20 +196,23 @@ impl Shared {
             let socket = self.lock().socket.clone();
             if let Some(socket) = socket {
                 wait_for_hang_up(&socket);
+                self.lock().socket = None;
             }
             let state = self.lock();
             if state.is_closing {
                 return;
             }
             let waited = self.changed.wait_timeout(state, RESTART_PAUSE);
-            let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let state = waited.unwrap_or_else(PoisonError::into_inner).0;
             if state.is_closing || is_over(self.device.as_fd()) {
                 return;
             }
-            tracing::warn!("the keeper is gone, start another");
-            state.socket = None;
-            drop(state);
-            self.replace();
+            // The first one may have been started meanwhile.
+            if state.socket.is_none() {
+                tracing::warn!("the keeper is gone, start another");
+                drop(state);
+                self.replace();
+            }
         }
     }
 
