@@ -1,7 +1,11 @@
-//! Containers of Debian's containerd, with the node as its snapshotter.
+//! Containers of Debian's containerd, and of the latest, with the node as its snapshotter.
 
 mod cri;
+mod faulty;
+mod kills;
 mod pods;
 mod recovery;
+mod release;
 mod scene;
 mod setup;
+mod weather;

@@ -18,6 +18,7 @@ mod lines;
 mod links;
 mod mounts;
 mod node;
+mod proxy;
 mod region;
 mod region_burst;
 mod region_nodes;

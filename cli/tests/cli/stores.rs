@@ -1,16 +1,15 @@
 //! Stores that are elsewhere or damaged, and daemons that are killed.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
 use crate::layout::{self, Layer, Packing};
 use crate::node::Node;
+use crate::proxy::Proxy;
 use crate::tar::{Entry, archive};
 
 const BUSY: i32 = 11;
@@ -162,46 +161,6 @@ fn a_killed_daemon_is_replaced() {
     assert_ne!(node.daemon(), Some(killed));
     read_both(&after);
     node.fsck();
-}
-
-/// Stands between a node and an S3 server, and can stop answering.
-struct Proxy {
-    address: SocketAddr,
-    dead: Arc<AtomicBool>,
-}
-
-impl Proxy {
-    fn to(server: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let dead = Arc::new(AtomicBool::new(false));
-        let (server, is_dead) = (server.to_owned(), Arc::clone(&dead));
-        std::thread::spawn(move || {
-            for near in listener.incoming() {
-                let near = near.unwrap();
-                let Ok(far) = TcpStream::connect(&server) else {
-                    continue;
-                };
-                for (from, to) in [(&near, &far), (&far, &near)] {
-                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let is_dead = Arc::clone(&is_dead);
-                    std::thread::spawn(move || pass_on(from, to, &is_dead));
-                }
-            }
-        });
-        Self { address, dead }
-    }
-}
-
-/// Passes bytes on; swallows them while dead.
-fn pass_on(mut from: TcpStream, mut to: TcpStream, is_dead: &AtomicBool) {
-    let mut buffer = [0; 1 << 16];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        if !is_dead.load(Ordering::Relaxed) && to.write_all(&buffer[..length]).is_err() {
-            break;
-        }
-    }
-    drop(to.shutdown(Shutdown::Both));
 }
 
 #[test]

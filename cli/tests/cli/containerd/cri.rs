@@ -1,8 +1,11 @@
 //! The calls by which Kubernetes runs containers: what these tests need of `runtime.v1` (CRI).
 
+mod snapshots;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use prost::Message;
@@ -13,8 +16,12 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
+pub(super) use snapshots::snapshot_names;
+
 /// `NamespaceMode.NODE`: the host's.
 const NODE: i32 = 2;
+/// A call that takes longer fails.
+const CALL_DEADLINE: Duration = Duration::from_secs(120);
 
 #[derive(Clone, PartialEq, Message)]
 struct ImageSpec {
@@ -22,10 +29,21 @@ struct ImageSpec {
     image: String,
 }
 
+/// `AuthConfig`.
+#[derive(Clone, PartialEq, Message)]
+struct Credentials {
+    #[prost(string, tag = "1")]
+    user: String,
+    #[prost(string, tag = "2")]
+    password: String,
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct PullImageRequest {
     #[prost(message, optional, tag = "1")]
     image: Option<ImageSpec>,
+    #[prost(message, optional, tag = "2")]
+    credentials: Option<Credentials>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -131,6 +149,12 @@ struct CreateContainerRequest {
     pod_config: Option<Pod>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct ListPodsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pods: Vec<Named>,
+}
+
 /// A connection to containerd's CRI.
 #[derive(Debug)]
 pub(super) struct Cri {
@@ -146,15 +170,7 @@ const HOST: NamespaceOption = NamespaceOption {
 
 impl Cri {
     pub(super) fn connect(socket: &Path) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let connector = Connector(socket.to_owned());
-        let endpoint = Endpoint::from_static("http://localhost");
-        let channel = runtime
-            .block_on(endpoint.connect_with_connector(connector))
-            .unwrap();
+        let (runtime, channel) = connect(socket);
         Self { runtime, channel }
     }
 
@@ -168,18 +184,48 @@ impl Cri {
             client.ready().await.unwrap();
             let path = PathAndQuery::from_static(path);
             let codec = ProstCodec::default();
-            let answer = client.unary(Request::new(request), path, codec).await?;
+            let mut request = Request::new(request);
+            request.set_timeout(CALL_DEADLINE);
+            let answer = client.unary(request, path, codec).await?;
             Ok(answer.into_inner())
         })
     }
 
     pub(super) fn pull(&self, image: &str) -> Result<(), Status> {
+        self.pull_with(image, None)
+    }
+
+    /// Pulls an image with a name and a password that containerd alone is told.
+    pub(super) fn pull_as(
+        &self,
+        image: &str,
+        (user, password): (&str, &str),
+    ) -> Result<(), Status> {
+        let credentials = Credentials {
+            user: user.to_owned(),
+            password: password.to_owned(),
+        };
+        self.pull_with(image, Some(credentials))
+    }
+
+    fn pull_with(&self, image: &str, credentials: Option<Credentials>) -> Result<(), Status> {
         let image = Some(ImageSpec {
             image: image.to_owned(),
         });
-        let request = PullImageRequest { image };
+        let request = PullImageRequest { image, credentials };
         self.call("/runtime.v1.ImageService/PullImage", request)
             .map(|_: Named| ())
+    }
+
+    /// Takes an image out of containerd's list.
+    pub(super) fn remove_image(&self, image: &str) -> Result<(), Status> {
+        let image = Some(ImageSpec {
+            image: image.to_owned(),
+        });
+        let credentials = None;
+        let request = PullImageRequest { image, credentials };
+        self.call("/runtime.v1.ImageService/RemoveImage", request)
+            .map(|_: Empty| ())
     }
 
     /// Starts a pod on the host's network.
@@ -210,11 +256,21 @@ impl Cri {
     /// Starts a container in a pod; its output goes to a file of its name in the pod's logs.
     pub(super) fn start(
         &self,
-        (pod, config): &(String, Pod),
+        pod: &(String, Pod),
         name: &str,
         image: &str,
         command: &[&str],
     ) -> String {
+        self.try_start(pod, name, image, command).unwrap()
+    }
+
+    pub(super) fn try_start(
+        &self,
+        (pod, config): &(String, Pod),
+        name: &str,
+        image: &str,
+        command: &[&str],
+    ) -> Result<String, Status> {
         let container = ContainerConfig {
             metadata: Some(ContainerMetadata {
                 name: name.to_owned(),
@@ -235,13 +291,25 @@ impl Cri {
             config: Some(container),
             pod_config: Some(config.clone()),
         };
-        let created: Named = self
-            .call("/runtime.v1.RuntimeService/CreateContainer", request)
-            .unwrap();
-        let _: Empty = self
-            .call("/runtime.v1.RuntimeService/StartContainer", created.clone())
-            .unwrap();
-        created.id
+        let created: Named = self.call("/runtime.v1.RuntimeService/CreateContainer", request)?;
+        let _: Empty = self.call("/runtime.v1.RuntimeService/StartContainer", created.clone())?;
+        Ok(created.id)
+    }
+
+    /// Removes a container, which has ended or is killed.
+    pub(super) fn remove(&self, container: &str) -> Result<(), Status> {
+        let container = Named {
+            id: container.to_owned(),
+        };
+        self.call("/runtime.v1.RuntimeService/RemoveContainer", container)
+            .map(|_: Empty| ())
+    }
+
+    /// Returns the ids of all pods.
+    pub(super) fn pods(&self) -> Vec<String> {
+        let path = "/runtime.v1.RuntimeService/ListPodSandbox";
+        let listed: ListPodsResponse = self.call(path, Empty {}).unwrap();
+        listed.pods.into_iter().map(|pod| pod.id).collect()
     }
 
     /// Stops and removes a pod with its containers.
@@ -253,6 +321,19 @@ impl Cri {
             let _: Empty = self.call(path, Named { id: pod.to_owned() }).unwrap();
         }
     }
+}
+
+/// Connects to a socket.
+fn connect(socket: &Path) -> (tokio::runtime::Runtime, Channel) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let connector = Connector(socket.to_owned());
+    let endpoint = Endpoint::from_static("http://localhost");
+    let connected = endpoint.connect_with_connector(connector);
+    let channel = runtime.block_on(connected).unwrap();
+    (runtime, channel)
 }
 
 #[derive(Clone)]

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::release::Release;
 use super::scene::{Scene, until};
 use crate::tar::Entry;
 
@@ -31,10 +32,6 @@ const SHOW: [&str; 3] = [
 ];
 const SHOWN: &str = "123hidden\nnew";
 
-fn stats(scene: &Scene) -> Value {
-    scene.node.json(&["containerd", "stats"])
-}
-
 #[test]
 fn ctr_pulls_and_runs_what_the_store_has_not_got() {
     let scene = Scene::new("if-stored");
@@ -57,8 +54,19 @@ fn ctr_pulls_and_runs_what_the_store_has_not_got() {
 
 #[test]
 fn a_pod_of_a_stored_image_starts_without_a_layer_of_it() {
-    let scene = Scene::new("if-stored");
-    push(&scene, "app");
+    stored_image_in_a_pod(&Scene::new("if-stored"), "kernel");
+}
+
+#[test]
+fn with_containerd_2_too() {
+    if let Some(latest) = Release::latest() {
+        stored_image_in_a_pod(&Scene::with(latest, "if-stored"), "fuse");
+    }
+}
+
+/// `mode` is how its layers are served.
+fn stored_image_in_a_pod(scene: &Scene, mode: &str) {
+    push(scene, "app");
     scene.add("app");
     let before = scene.layers_fetched("app");
     assert_eq!(before, 3, "by the addition to the store");
@@ -68,7 +76,7 @@ fn a_pod_of_a_stored_image_starts_without_a_layer_of_it() {
     cri.start(&pod, "app", &image, &SHOW);
     until("the container ends", || scene.output("app") == SHOWN);
     assert_eq!(scene.layers_fetched("app"), before);
-    assert_eq!(stats(&scene)["layers_attached"], 3);
+    assert_eq!(scene.stats()["layers_attached"], 3);
 
     let list = ["-n", "k8s.io", "snapshots", "--snapshotter", "nacre", "ls"];
     let committed = scene.ctr(&list);
@@ -90,14 +98,49 @@ fn a_pod_of_a_stored_image_starts_without_a_layer_of_it() {
         ];
         serde_json::from_str(&scene.ctr(&[&info[..], &[name]].concat())).unwrap()
     };
-    let mode = |name: &&str| info(name)["Labels"]["containerd.io/snapshot/nacre.mode"].clone();
-    let modes: Vec<_> = attached.iter().map(mode).collect();
-    assert_eq!(modes.iter().filter(|mode| **mode == "kernel").count(), 3);
+    let label = |name: &&str| info(name)["Labels"]["containerd.io/snapshot/nacre.mode"].clone();
+    let labels = attached.iter().map(label);
+    assert_eq!(labels.filter(|label| label == mode).count(), 3);
 
     // A second time, and from what is on the node.
     cri.start(&pod, "again", &image, &SHOW);
     until("the container ends", || scene.output("again") == SHOWN);
     cri.remove_pod(&pod.0);
+}
+
+#[test]
+fn the_transfer_service_of_containerd_2_attaches_what_is_stored() {
+    let Some(latest) = Release::latest() else {
+        return;
+    };
+    let scene = Scene::with(latest, "if-stored");
+    push(&scene, "app");
+    scene.add("app");
+    let before = scene.layers_fetched("app");
+    let image = scene.image("app");
+    let pull = ["image", "pull", "--plain-http", "--snapshotter", "nacre"];
+    scene.ctr(&[&pull[..], &[&image]].concat());
+    assert_eq!(scene.layers_fetched("app"), before);
+    assert_eq!(scene.stats()["layers_attached"], 3);
+    let run = ["run", "--rm", "--snapshotter", "nacre", &image, "c"];
+    let output = scene.ctr(&[&run[..], &SHOW].concat());
+    assert_eq!(output.trim(), SHOWN);
+    // What is not stored is unpacked by the same service.
+    scene.push("other", &[&[Entry::file("first", "other")]]);
+    let other = scene.image("other");
+    scene.ctr(&[&pull[..], &[&other]].concat());
+    assert_eq!(scene.layers_fetched("other"), 1);
+    let run = [
+        "run",
+        "--rm",
+        "--snapshotter",
+        "nacre",
+        &other,
+        "d",
+        "/bin/sh",
+        "-c",
+    ];
+    assert_eq!(scene.ctr(&[&run[..], &["cat first"]].concat()), "other");
 }
 
 #[test]
@@ -107,8 +150,8 @@ fn an_image_that_is_not_stored_is_unpacked_by_containerd_and_that_is_told() {
     let (cri, image) = (scene.cri(), scene.image("app"));
     cri.pull(&image).unwrap();
     assert_eq!(scene.layers_fetched("app"), 3);
-    assert_eq!(stats(&scene)["layers_attached"], 0);
-    assert_eq!(stats(&scene)["layers_ordinary_unknown"], 3);
+    assert_eq!(scene.stats()["layers_attached"], 0);
+    assert_eq!(scene.stats()["layers_ordinary_unknown"], 3);
     let pod = cri.pod("pod", &scene.logs());
     cri.start(&pod, "app", &image, &SHOW);
     until("the container ends", || scene.output("app") == SHOWN);
@@ -122,8 +165,8 @@ fn with_always_an_image_is_added_when_it_is_pulled_and_read_once() {
     let (cri, image) = (scene.cri(), scene.image("app"));
     cri.pull(&image).unwrap();
     assert_eq!(scene.layers_fetched("app"), 3, "each once, by nacre");
-    assert_eq!(stats(&scene)["layers_attached"], 3);
-    assert_eq!(stats(&scene)["images_added"], 1);
+    assert_eq!(scene.stats()["layers_attached"], 3);
+    assert_eq!(scene.stats()["images_added"], 1);
     let pod = cri.pod("pod", &scene.logs());
     cri.start(&pod, "app", &image, &SHOW);
     until("the container ends", || scene.output("app") == SHOWN);
@@ -137,6 +180,6 @@ fn with_never_nothing_is_attached() {
     push(&scene, "app");
     scene.add("app");
     scene.cri().pull(&scene.image("app")).unwrap();
-    assert_eq!(stats(&scene)["layers_attached"], 0);
+    assert_eq!(scene.stats()["layers_attached"], 0);
     assert_eq!(scene.layers_fetched("app"), 6);
 }

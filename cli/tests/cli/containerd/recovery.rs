@@ -1,72 +1,7 @@
-//! Daemons that are killed, and machines that start again.
+//! Machines that start again.
 
 use super::scene::{Scene, detach_all, until};
 use crate::tar::Entry;
-
-const ROUNDS: u32 = 5;
-
-#[test]
-fn a_killed_daemon_is_not_noticed_and_leaves_nothing() {
-    let mut scene = Scene::new("if-stored");
-    scene.push("app", &[&[Entry::file("file", "content")]]);
-    scene.add("app");
-    let (cri, image) = (scene.cri(), scene.image("app"));
-    let pod = cri.pod("pod", &scene.logs());
-    // Goes on reading and writing all the time.
-    let watch = "while cat file > copy; do sleep 0.1; done; echo failed";
-    cri.pull(&image).unwrap();
-    cri.start(&pod, "watch", &image, &["/bin/sh", "-c", watch]);
-    for round in 0..ROUNDS {
-        // In the middle of whatever is asked of it.
-        let mut runs: Vec<_> = (0..8)
-            .map(|n| {
-                let key = format!("k{round}-{n}");
-                let mut command = std::process::Command::new("ctr");
-                command.arg("-a").arg(scene.path("c.sock"));
-                command.args(["-n", "k8s.io", "snapshots", "--snapshotter", "nacre"]);
-                command.args(["prepare", &key]);
-                command.stdout(std::process::Stdio::null());
-                command.stderr(std::process::Stdio::null());
-                command.spawn().unwrap()
-            })
-            .collect();
-        scene.kill_daemon();
-        scene.start_daemon();
-        for run in &mut runs {
-            run.wait().unwrap();
-        }
-        let name = format!("after-{round}");
-        until("containerd has found the next one", || {
-            let list = ["-n", "k8s.io", "snapshots", "--snapshotter", "nacre", "ls"];
-            scene.ctr_output(&list).status.success()
-        });
-        cri.start(&pod, &name, &image, &["/bin/sh", "-c", "cat file"]);
-        until("the container ends", || scene.output(&name) == "content");
-    }
-    assert_eq!(scene.output("watch"), "");
-    cri.remove_pod(&pod.0);
-    // What containerd knows is what is there, once it has collected its garbage.
-    let list = ["-n", "k8s.io", "snapshots", "--snapshotter", "nacre", "ls"];
-    let listed = scene.ctr(&list);
-    for line in listed.lines().skip(1).filter(|line| line.starts_with('k')) {
-        let key = line.split_whitespace().next().unwrap();
-        let remove = [
-            "-n",
-            "k8s.io",
-            "snapshots",
-            "--snapshotter",
-            "nacre",
-            "rm",
-            key,
-        ];
-        scene.ctr(&remove);
-    }
-    scene.ctr(&["-n", "k8s.io", "images", "rm", "--sync", &image]);
-    until("no directory is left but the pod's image", || {
-        let folder = scene.root().join("sn");
-        std::fs::read_dir(folder).unwrap().count() == 1
-    });
-}
 
 #[test]
 fn after_a_reboot_everything_starts_again_without_the_store() {

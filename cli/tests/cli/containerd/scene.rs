@@ -4,12 +4,14 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 
 use nacre_fs::mount::{Umount, mounts_below, umount};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::cri::Cri;
+use super::cri::{Cri, snapshot_names};
+use super::release::Release;
 use crate::layout::{self, Layer, Packing};
 use crate::node::{Node, pause};
 use crate::registry::Registry;
@@ -24,22 +26,41 @@ const BUSYBOX: &str = "/bin/busybox";
 pub(super) struct Scene {
     pub(super) node: Node,
     pub(super) registry: Registry,
+    release: Release,
     containerd: Option<Child>,
-    daemons: Vec<Child>,
+    daemons: Mutex<Vec<Child>>,
     policy: &'static str,
+    environment: Environment,
 }
 
+/// Variables for all commands of a node.
+pub(super) type Environment = Vec<(&'static str, String)>;
+
 impl Scene {
-    /// Starts all of it; `policy` is the daemon's `--lazy`.
+    /// Starts all of it, with Debian's containerd; `policy` is the daemon's `--lazy`.
     pub(super) fn new(policy: &'static str) -> Self {
-        let node = Node::new();
+        Self::with(Release::Debian, policy)
+    }
+
+    pub(super) fn with(release: Release, policy: &'static str) -> Self {
+        Self::on(Node::new(), release, policy, Vec::new())
+    }
+
+    pub(super) fn on(
+        node: Node,
+        release: Release,
+        policy: &'static str,
+        environment: Environment,
+    ) -> Self {
         let registry = Registry::start(&node);
         let mut scene = Self {
             node,
             registry,
+            release,
             containerd: None,
-            daemons: Vec::new(),
+            daemons: Mutex::default(),
             policy,
+            environment,
         };
         scene.start_daemon();
         scene.push("pause", &[&[Entry::directory("empty")]]);
@@ -50,30 +71,13 @@ impl Scene {
 
     fn write_config(&self) {
         fs::create_dir_all(self.path("")).unwrap();
-        let path = |name: &str| self.path(name).display().to_string();
-        let config = format!(
-            r#"version = 2
-root = "{}"
-state = "{}"
-[grpc]
-address = "{}"
-[plugins."io.containerd.internal.v1.opt"]
-path = "{}"
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{}"
-restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-"#,
-            path("root"),
-            path("state"),
-            path("c.sock"),
-            path("opt"),
-            self.image("pause"),
-        );
-        fs::write(self.path("config.toml"), config).unwrap();
-        let file = path("config.toml");
-        self.node.ok(&["containerd", "setup", "--write", &file]);
+        let file = self.path("config.toml");
+        let config = self.release.config(&self.path(""), &self.image("pause"));
+        fs::write(&file, config).unwrap();
+        let file = file.display().to_string();
+        let mut setup = self.nacre(&["containerd", "setup", "--write", &file]);
+        let output = setup.env("PATH", self.release.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -86,19 +90,16 @@ runtime_type = "io.containerd.runc.v2"
 
     pub(super) fn start_containerd(&mut self) {
         let log = fs::File::create(self.path("log")).unwrap();
-        let mut command = Command::new("containerd");
+        let mut command = self.release.command("containerd");
         command.arg("-c").arg(self.path("config.toml"));
         command.stdout(log.try_clone().unwrap()).stderr(log);
         let started = command.spawn().expect("containerd is installed");
         self.containerd = Some(started);
         let socket = self.path("c.sock");
         until("containerd answers", || {
-            let version = Command::new("ctr")
-                .arg("-a")
-                .arg(&socket)
-                .arg("version")
-                .output();
-            version.unwrap().status.success()
+            let mut version = self.release.command("ctr");
+            version.arg("-a").arg(&socket).arg("version");
+            version.output().unwrap().status.success()
         });
     }
 
@@ -109,15 +110,16 @@ runtime_type = "io.containerd.runc.v2"
     }
 
     /// Starts a daemon, unless the keeper of the last one has.
-    pub(super) fn start_daemon(&mut self) {
-        let mut command = self.node.command(&["daemon", "--lazy", self.policy]);
+    pub(super) fn start_daemon(&self) {
+        let mut command = self.nacre(&["daemon", "--lazy", self.policy]);
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.node.path("daemon.log"))
             .unwrap();
         command.stdout(Stdio::null()).stderr(log);
-        self.daemons.push(command.spawn().unwrap());
+        let started = command.spawn().unwrap();
+        self.daemons.lock().unwrap().push(started);
         let socket = self.root().join("snapshotter.sock");
         until("the daemon answers", || {
             self.node.daemon().is_some() && UnixStream::connect(&socket).is_ok()
@@ -125,40 +127,41 @@ runtime_type = "io.containerd.runc.v2"
     }
 
     /// Kills the daemon, as `kill -9` does, and waits until it is gone.
-    pub(super) fn kill_daemon(&mut self) {
+    pub(super) fn kill_daemon(&self) {
         let pid = self.node.daemon().unwrap();
         kill(pid);
-        for daemon in &mut self.daemons {
-            // Those that have ended.
-            drop(daemon.try_wait());
-        }
         until("the daemon is gone", || {
-            for daemon in &mut self.daemons {
-                drop(daemon.try_wait());
-            }
+            // Those that have ended are waited for.
+            let is_running = |daemon: &mut Child| matches!(daemon.try_wait(), Ok(None));
+            self.daemons.lock().unwrap().retain_mut(is_running);
             !has_program(pid)
         });
     }
 
-    /// Kills the process that keeps the mounts, and would start another daemon.
-    pub(super) fn kill_keeper(&self) {
+    /// Returns the processes that keep the mounts, and would start another daemon.
+    pub(super) fn keepers(&self) -> Vec<i32> {
         let root = self.root().display().to_string();
-        for entry in fs::read_dir("/proc").unwrap() {
-            let name = entry.unwrap().file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
+        let is_keeper = |pid: &i32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let words: Vec<_> = line.split(|byte| *byte == 0).collect();
-            if words.contains(&&b"keeper"[..]) && words.contains(&root.as_bytes()) {
-                kill(pid);
-                until("the keeper is gone", || !has_program(pid));
-            }
+            words.contains(&&b"keeper"[..]) && words.contains(&root.as_bytes())
+        };
+        let names = fs::read_dir("/proc")
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        let pids = names.filter_map(|name| name.to_str()?.parse().ok());
+        pids.filter(is_keeper).collect()
+    }
+
+    pub(super) fn kill_keeper(&self) {
+        for pid in self.keepers() {
+            kill(pid);
+            until("the keeper is gone", || !has_program(pid));
         }
     }
 
-    /// Pushes an image of these layers, with busybox in the first, to the registry.
-    pub(super) fn push(&self, name: &str, layers: &[&[Entry]]) {
+    /// Writes an image of these layers, with busybox in the first, as a layout.
+    pub(super) fn write_layout(&self, name: &str, layers: &[&[Entry]]) {
         let busybox = fs::read(BUSYBOX).expect("busybox-static is installed");
         let mut first = vec![
             Entry::directory("bin"),
@@ -170,9 +173,19 @@ runtime_type = "io.containerd.runc.v2"
             packed.push(Layer::new(&archive(&first), Packing::Gzip));
             first.clear();
         }
-        let folder = self.node.path(&format!("layout-{name}"));
         let command = json!({"Entrypoint": ["/bin/sh", "-c", "sleep 100000"]});
-        layout::write(&folder, &packed, &command);
+        layout::write(&self.layout(name), &packed, &command);
+    }
+
+    /// Returns where the layout of an image is.
+    fn layout(&self, name: &str) -> PathBuf {
+        self.node.path(&format!("layout-{name}"))
+    }
+
+    /// Pushes an image of these layers, with busybox in the first, to the registry.
+    pub(super) fn push(&self, name: &str, layers: &[&[Entry]]) {
+        self.write_layout(name, layers);
+        let folder = self.layout(name);
         let output = Command::new("skopeo")
             .args(["copy", "--insecure-policy", "--dest-tls-verify=false"])
             .arg(format!("oci:{}:v1", folder.display()))
@@ -190,17 +203,34 @@ runtime_type = "io.containerd.runc.v2"
     /// Adds an image of the registry to the store.
     pub(super) fn add(&self, name: &str) {
         let source = format!("docker://{}", self.image(name));
-        self.node.ok(&["image", "add", &source]);
+        self.nacre_ok(&["image", "add", &source]);
+    }
+
+    pub(super) fn nacre(&self, arguments: &[&str]) -> Command {
+        let mut command = self.node.command(arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs a command of the node, which succeeds, and returns what it prints.
+    pub(super) fn nacre_ok(&self, arguments: &[&str]) -> String {
+        let output = self.nacre(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Returns what the node counts of containerd's layers.
+    pub(super) fn stats(&self) -> Value {
+        serde_json::from_str(&self.nacre_ok(&["--json", "containerd", "stats"])).unwrap()
     }
 
     /// Returns how many blobs that are layers of an image were asked of the registry so far.
     pub(super) fn layers_fetched(&self, name: &str) -> usize {
-        let folder = self.node.path(&format!("layout-{name}"));
-        let read = |path: PathBuf| -> serde_json::Value {
-            serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-        };
+        let folder = self.layout(name);
+        let read =
+            |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
         let index = read(folder.join("index.json"));
-        let digest = |value: &serde_json::Value| value["digest"].as_str().unwrap().to_owned();
+        let digest = |value: &Value| value["digest"].as_str().unwrap().to_owned();
         let manifest = read(layout::blob_path(&folder, &digest(&index["manifests"][0])));
         let log = self.registry.log();
         let asked = |layer| {
@@ -215,10 +245,15 @@ runtime_type = "io.containerd.runc.v2"
             .sum()
     }
 
-    pub(super) fn ctr_output(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new("ctr");
+    pub(super) fn ctr_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.release.command("ctr");
         command.arg("-a").arg(self.path("c.sock")).args(arguments);
-        command.stdin(Stdio::null()).output().unwrap()
+        command.stdin(Stdio::null());
+        command
+    }
+
+    pub(super) fn ctr_output(&self, arguments: &[&str]) -> Output {
+        self.ctr_command(arguments).output().unwrap()
     }
 
     /// Runs `ctr`, which succeeds, and returns what it prints.
@@ -230,6 +265,31 @@ runtime_type = "io.containerd.runc.v2"
 
     pub(super) fn cri(&self) -> Cri {
         Cri::connect(&self.path("c.sock"))
+    }
+
+    /// Has containerd collect garbage now.
+    pub(super) fn collect(&self) {
+        self.ctr(&["leases", "create", "--id", "now"]);
+        self.ctr(&["leases", "rm", "--sync", "now"]);
+    }
+
+    /// Returns what is left of snapshots: their names, as the node itself has them, their
+    /// directories, and what is mounted for them.
+    pub(super) fn left(&self) -> Vec<String> {
+        let mut left = snapshot_names(&self.root().join("snapshotter.sock"));
+        let text = |path: PathBuf| path.display().to_string();
+        let directories = fs::read_dir(self.root().join("sn"));
+        let directories = directories.into_iter().flatten();
+        left.extend(directories.map(|entry| text(entry.unwrap().path())));
+        for folder in [self.root(), self.path("")] {
+            let mounted = mounts_below(&folder.canonicalize().unwrap()).unwrap();
+            let is_of_snapshot = |point: &PathBuf| {
+                // What the root may be, and what the daemon always has.
+                *point != folder.canonicalize().unwrap() && !point.ends_with("content")
+            };
+            left.extend(mounted.into_iter().filter(is_of_snapshot).map(text));
+        }
+        left
     }
 
     /// Returns what a container of a pod has written so far.
@@ -257,7 +317,10 @@ impl Drop for Scene {
         for folder in [self.path(""), self.path("state")] {
             detach_all(&folder);
         }
-        // The node ends its daemon itself.
+        // Before the node unmounts what its root may be.
+        for pid in self.keepers().into_iter().chain(self.node.daemon()) {
+            kill(pid);
+        }
     }
 }
 
