@@ -39,10 +39,14 @@ fn listing(root: &Path) -> BTreeMap<String, String> {
     found
 }
 
+/// The umask is that of all tests in this process: nobody compares modes while one changes it.
+static UMASK: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
+
 type Step = fn(&Path);
 
 /// Does each step in a layer of its own and in a flat directory, and compares after each.
 async fn compare(steps: &[Step]) {
+    let _unchanged = UMASK.read().await;
     let scene = Scene::new().await;
     let flat = tempfile::tempdir().unwrap();
     fs::set_permissions(flat.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -213,6 +217,7 @@ async fn mounts_are_answered_again_as_they_were() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_root_of_a_fresh_snapshot_has_mode_0755_whatever_the_umask() {
+    let _alone = UMASK.write().await;
     let scene = Scene::new().await;
     for umask in [0o000, 0o077] {
         let before = rustix::process::umask(Mode::from_raw_mode(umask));

@@ -1,13 +1,17 @@
 //! What is there after the daemon ended, however it did.
 
 use std::fs;
+use std::sync::Arc;
 
+use tokio::sync::Barrier;
 use tonic::Code;
 
 use super::super::index::{Change, SnapshotIndex};
 use super::scene::{Scene, map};
 
 const REF: &str = "containerd.io/snapshot.ref";
+/// For what is done behind the answers.
+const ASKED_MAX: u32 = 10_000;
 const LOW: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,4 +124,43 @@ async fn a_request_that_is_abandoned_is_done_to_its_end() {
     }
     scene.cleanup().await;
     assert_eq!(scene.directories(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_is_given_up_is_done_to_its_end() {
+    let scene = Scene::new().await;
+    let tree = tempfile::tempdir().unwrap();
+    scene.stored.add(LOW, tree.path());
+    let meet = Arc::new(Barrier::new(2));
+    *scene.stored.meet.lock().unwrap() = Some(Arc::clone(&meet));
+    tokio::select! {
+        answer = scene.prepare("k", "", &[(REF, LOW)]) => panic!("{answer:?}"),
+        () = scene.stored.asked.notified() => {}
+    }
+    // Whoever answers this has heard that the other is not waited for.
+    assert_eq!(scene.stat("k").await.err(), Some(Code::NotFound));
+    meet.wait().await;
+    let mut names = Vec::new();
+    for _ in 0..ASKED_MAX {
+        names = scene.names(&[]).await;
+        if !names.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names, [LOW]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_a_layer_without_a_directory_is_not_given_to_another() {
+    let mut scene = Scene::new().await;
+    let tree = tempfile::tempdir().unwrap();
+    scene.stored.add(LOW, tree.path());
+    let attached = scene.prepare("k", "", &[(REF, LOW)]).await;
+    assert_eq!(attached, Err(Code::AlreadyExists));
+    scene.restart(|_| ()).await;
+    let mounts = scene.prepare("x", "", &[]).await.unwrap();
+    scene.with(&mounts, |root| fs::write(root.join("f"), "").unwrap());
+    scene.remove(LOW).await.unwrap();
+    scene.cleanup().await;
+    scene.with(&mounts, |root| assert!(root.join("f").exists()));
 }

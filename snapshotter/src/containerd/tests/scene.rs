@@ -10,7 +10,7 @@ use nacre_blobstore::{Digest, RecordId, SystemClock, TreeId};
 use nacre_fs::mount::{Lower, Umount, mounts_below, umount};
 use rustix::mount::{MountFlags, mount_bind_recursive, mount_remount};
 use tokio::net::UnixStream;
-use tokio::sync::{Barrier, oneshot};
+use tokio::sync::{Barrier, Notify, oneshot};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
@@ -39,6 +39,8 @@ pub(super) struct Stored {
     pub(super) held: Mutex<HashMap<TreeId, i64>>,
     /// Makes callers of `find` wait for each other.
     pub(super) meet: Mutex<Option<Arc<Barrier>>>,
+    /// Told of each caller of `find`.
+    pub(super) asked: Notify,
     /// The store does not answer.
     pub(super) down: std::sync::atomic::AtomicBool,
 }
@@ -70,6 +72,7 @@ impl LazyLayers for Stored {
         chain_id: &str,
         _: &Wanted<'_>,
     ) -> Result<Option<RemoteLayer>, SnapshotsError> {
+        self.asked.notify_one();
         let meet = self.meet.lock().unwrap().clone();
         if let Some(meet) = meet {
             meet.wait().await;
