@@ -1,14 +1,19 @@
-//! Makes the stubs of containerd's service from its definition.
+//! Makes the stubs of containerd's services from their definitions.
 
 use std::error::Error;
 
+/// Those that nacre serves, and those that it asks.
+const DEFINITIONS: [&str; 4] = [
+    "snapshots.proto",
+    "diff.proto",
+    "content.proto",
+    "leases.proto",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=proto/snapshots.proto");
+    println!("cargo:rerun-if-changed=proto");
     // In Rust, with the definitions of google.protobuf in it: no protoc to be installed.
-    let definition = protox::compile(["snapshots.proto"], ["proto"])?;
-    tonic_prost_build::configure()
-        // Only tests are clients.
-        .client_mod_attribute(".", "#[cfg(test)]")
-        .compile_fds(definition)?;
+    let definition = protox::compile(DEFINITIONS, ["proto"])?;
+    tonic_prost_build::configure().compile_fds(definition)?;
     Ok(())
 }

@@ -95,6 +95,16 @@ pub(crate) struct Global {
         value_name = "POLICY"
     )]
     pub(crate) lazy: Option<LazyPolicy>,
+    /// Socket of containerd, to which layers and images are given [default:
+    /// /run/containerd/containerd.sock]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_CONTAINERD_ADDRESS",
+        value_name = "SOCKET"
+    )]
+    pub(crate) containerd_address: Option<PathBuf>,
     /// Settings as TOML, with the names of these flags
     #[arg(
         long,

@@ -143,6 +143,7 @@ fn containerd_options(settings: &Settings) -> Result<ContainerdOptions, Failure>
     Ok(ContainerdOptions {
         socket: settings.snapshotter_socket(),
         directories_socket: settings.directories_socket(),
+        containerd: settings.containerd.clone(),
         lazy: settings.lazy,
         add_image,
     })

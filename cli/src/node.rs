@@ -99,6 +99,10 @@ pub(crate) fn command_line(settings: &Settings, verb: &str) -> std::io::Result<V
             line.extend([flag.into(), limit.to_string().into()]);
         }
     }
+    line.extend([
+        "--containerd-address".into(),
+        settings.containerd.clone().into(),
+    ]);
     if settings.lazy != LazyPolicy::default() {
         line.extend(["--lazy".into(), settings.lazy.to_string().into()]);
     }

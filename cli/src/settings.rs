@@ -19,6 +19,7 @@ use crate::failure::{Failure, USAGE};
 use crate::output;
 
 const DEFAULT_ROOT: &str = "/var/lib/nacre";
+const DEFAULT_CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// Between two looks at an index that another process uses.
 const INDEX_POLL_MS: u64 = 200;
 
@@ -40,6 +41,7 @@ struct SettingsFile {
     cache_size: Option<Size>,
     cache_files: Option<u64>,
     lazy: Option<String>,
+    containerd_address: Option<PathBuf>,
 }
 
 /// A number of bytes, as a number or with a unit.
@@ -110,6 +112,8 @@ pub(crate) struct Settings {
     pub(crate) home_except: Vec<String>,
     pub(crate) cache: NodeCacheOptions,
     pub(crate) lazy: LazyPolicy,
+    /// The socket of containerd.
+    pub(crate) containerd: PathBuf,
     pub(crate) json: bool,
     pub(crate) progress: ProgressKind,
     pub(crate) clock: Arc<dyn Clock>,
@@ -150,6 +154,11 @@ impl Settings {
             policy.map_err(|error| Failure::new("use lazy", &text, &error).with_code(USAGE))
         });
         let lazy = lazy.transpose()?;
+        let containerd = global.containerd_address.or(file.containerd_address);
+        let containerd = containerd.unwrap_or_else(|| DEFAULT_CONTAINERD.into());
+        // The daemon runs in another directory.
+        let containerd = std::path::absolute(&containerd)
+            .map_err(|error| Failure::new("use", &containerd.display().to_string(), &error))?;
         Ok(Self {
             root,
             store,
@@ -167,6 +176,7 @@ impl Settings {
                 files_max: global.cache_files.or(file.cache_files),
             },
             lazy: global.lazy.or(lazy).unwrap_or_default(),
+            containerd,
             json: global.json,
             progress: global.progress,
             clock: Arc::new(SystemClock::new()),

@@ -5,6 +5,7 @@
 //!                                            --> index    the same on the disk, RocksDB
 //!                                            --> disk     directories of what is unpacked and written
 //!                                            --> lazy     layers that are in the store: no directory
+//! containerd --gRPC--> differ --> layers of what was written --gRPC--> containerd's content store
 //! ```
 //! A layer that the store has is *attached*: committed without being unpacked (see [`snapshots`]).
 //! A container over it is an overlay of the node's kernel mode. All other layers are unpacked by
@@ -13,7 +14,9 @@
 //! Each answer that something was changed is durable. Everything is opened by the first request, or
 //! at the start of the daemon where there was one before; nothing is asked of the network for that.
 
+mod client;
 mod counters;
+mod differ;
 mod disk;
 mod error;
 mod filter;
@@ -40,18 +43,21 @@ use futures::FutureExt as _;
 use crate::daemon::Node;
 pub use counters::ContainerdStats;
 pub(crate) use counters::Counters;
+use differ::{Differ, Shared};
 use error::SnapshotsError;
 use ingest::Ingester;
 pub use ingest::LazyPolicy;
 use layers::NodeLayers;
-use lazy::MountStyle;
+use lazy::{LazyLayers, MountStyle};
 pub use server::ContainerdError;
 use service::Service;
 use snapshots::Snapshots;
 
-/// The folder of the directories, and of the index, below the root of a node.
+/// The folders of the directories, and of the index, below the root of a node.
 const DIRECTORIES_FOLDER: &str = "sn";
 const INDEX_FOLDER: &str = "sn-index";
+/// The folder of layers in the making.
+const LAYERS_FOLDER: &str = "sn-layers";
 
 /// How containerd is served.
 #[derive(Debug, Clone)]
@@ -60,6 +66,8 @@ pub struct ContainerdOptions {
     pub socket: PathBuf,
     /// The socket for those who cannot read data-only layers in mounts.
     pub directories_socket: PathBuf,
+    /// The socket of containerd itself, for layers that are made for it.
+    pub containerd: PathBuf,
     /// Which layers are attached.
     pub lazy: LazyPolicy,
     /// The program that adds an image to the store, and its arguments up to the source.
@@ -86,6 +94,12 @@ pub async fn serve_containerd(
         Arc::clone(&counters),
     );
     let layers = Arc::new(NodeLayers::new(node, ingester));
+    let lazy = Arc::clone(&layers) as Arc<dyn LazyLayers>;
+    let scratch = root.join(LAYERS_FOLDER);
+    // What a daemon before had not finished.
+    drop(std::fs::remove_dir_all(&scratch));
+    let making = Shared::new(lazy, options.containerd, scratch, Arc::clone(&clock));
+    let making = Arc::new(making);
     let open = move || -> Result<Arc<Snapshots>, SnapshotsError> {
         let layers = Arc::clone(&layers);
         let opened = Snapshots::open(
@@ -107,9 +121,11 @@ pub async fn serve_containerd(
     }
     let until = until.shared();
     let directories = service.with_style(MountStyle::Directories);
+    let differ = |service: &Service| Differ::new(service.clone(), Arc::clone(&making));
+    let (layered, also) = (differ(&service), differ(&directories));
     let (served, also_served) = tokio::join!(
-        server::serve(service.clone(), &options.socket, until.clone()),
-        server::serve(directories, &options.directories_socket, until),
+        server::serve(service.clone(), layered, &options.socket, until.clone()),
+        server::serve(directories, also, &options.directories_socket, until),
     );
     if let Some(snapshots) = service.opened().cloned() {
         let closed = tokio::task::spawn_blocking(move || snapshots.close()).await;

@@ -34,11 +34,12 @@ use crate::oci::{
     Source, base_layers,
 };
 use crate::snapshot::{SnapshotKind, SnapshotPayload};
-use blob::{Blob, BlobWriter};
+pub(crate) use blob::{Blob, BlobWriter};
 use destination::Destination;
+pub(crate) use documents::rfc3339;
 use documents::{Documents, Top, flat, on_base};
 pub use error::ExportError;
-use layer::write_layer;
+pub(crate) use layer::write_layer;
 use layout::LayoutDestination;
 use registry::RegistryDestination;
 
@@ -333,12 +334,12 @@ async fn copy(
 const LAYER_FILE: &str = "layer";
 
 /// A directory that goes with whoever made it.
-struct Scratch {
-    path: PathBuf,
+pub(crate) struct Scratch {
+    pub(crate) path: PathBuf,
 }
 
 impl Scratch {
-    fn make(path: PathBuf) -> Result<Self, ExportError> {
+    pub(crate) fn make(path: PathBuf) -> Result<Self, ExportError> {
         std::fs::create_dir_all(&path).map_err(|error| ExportError::io("create", &path, error))?;
         Ok(Self { path })
     }

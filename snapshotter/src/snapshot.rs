@@ -19,6 +19,7 @@ mod glob;
 mod overlay;
 mod payload;
 pub(crate) mod sealed;
+mod stack;
 mod state;
 mod upper;
 
@@ -35,6 +36,7 @@ pub(crate) use fold::FoldBase;
 pub(crate) use freeze::thaw_noted;
 pub(crate) use glob::Globs;
 pub use payload::{SnapshotKind, SnapshotPayload, VolumePayload};
+pub(crate) use stack::Stack;
 
 /// The namespace of the refs of snapshots. One without a name is called by its id.
 pub const SNAPSHOTS_NAMESPACE: &str = "snapshots";

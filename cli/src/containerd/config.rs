@@ -13,6 +13,11 @@ const READS_LAYERS: Version = Version::new(2, 3, 0);
 const CRI: &str = "io.containerd.grpc.v1.cri";
 const CRI_IMAGES: &str = "io.containerd.cri.v1.images";
 const TRANSFER: &str = "io.containerd.transfer.v1.local";
+/// What asks differs, and the one that containerd has itself.
+const DIFF: &str = "io.containerd.service.v1.diff-service";
+const WALKING: &str = "walking";
+/// The first that knows differs of others.
+const KNOWS_DIFFERS: Version = Version::new(1, 7, 4);
 
 /// What to tell.
 #[derive(Debug)]
@@ -59,6 +64,9 @@ impl Plugin<'_> {
                 put(exports, "enable_remote_snapshot_annotations", "true");
             }
         }
+        if self.version >= KNOWS_DIFFERS {
+            self.add_differ(config)?;
+        }
         let cri: &[&str] = if is_2 {
             &["plugins", CRI_IMAGES]
         } else {
@@ -76,6 +84,23 @@ impl Plugin<'_> {
         Ok(())
     }
 
+    /// Has layers made by this node where it can, and else as before. A plugin has one type.
+    fn add_differ(&self, config: &mut Table) -> Result<(), String> {
+        let name = format!("{}-diff", self.name);
+        let plugin = at(config, &["proxy_plugins", &name])?;
+        put(plugin, "type", "diff");
+        put(plugin, "address", self.socket);
+        let service = at(config, &["plugins", DIFF])?;
+        let order = service
+            .entry("default")
+            .or_insert_with(|| vec![Value::from(WALKING)].into());
+        let order = order.as_array_mut().ok_or_else(|| "default".to_owned())?;
+        if !order.iter().any(|known| known.as_str() == Some(&name)) {
+            order.insert(0, name.into());
+        }
+        Ok(())
+    }
+
     fn knows_exports(&self) -> bool {
         let version = self.version;
         let from = match (version.major, version.minor) {
@@ -86,12 +111,14 @@ impl Plugin<'_> {
         version >= from
     }
 
-    /// Has the transfer service unpack for this snapshotter, beside those it did before.
+    /// Has the transfer service unpack for this snapshotter, beside those it did before: with
+    /// containerd's own differ, for it would take any.
     fn add_unpacking(&self, transfer: &mut Table) -> Result<(), String> {
         let entry = |snapshotter: &str| {
             let mut entry = Table::new();
             put(&mut entry, "platform", "linux");
             put(&mut entry, "snapshotter", snapshotter);
+            put(&mut entry, "differ", WALKING);
             Value::Table(entry)
         };
         let known = transfer
@@ -105,6 +132,10 @@ impl Plugin<'_> {
             |value: &Value| value.get("snapshotter").and_then(Value::as_str) == Some(self.name);
         if !known.iter().any(is_ours) {
             known.push(entry(self.name));
+        }
+        for entry in known.iter_mut().filter_map(Value::as_table_mut) {
+            let differ = entry.entry("differ");
+            differ.or_insert_with(|| WALKING.into());
         }
         Ok(())
     }
@@ -157,6 +188,13 @@ mod tests {
         );
         assert_eq!(settings((1, 6, 20), "").unwrap(), plain);
         let with_root = settings((1, 7, 16), "").unwrap();
+        let older = settings((1, 7, 3), "").unwrap();
+        for (settings, has_differ) in [(&older, false), (&with_root, true)] {
+            let plugins = settings["proxy_plugins"].as_table().unwrap();
+            assert_eq!(plugins.contains_key("nacre-diff"), has_differ);
+            let plugins = settings["plugins"].as_table().unwrap();
+            assert_eq!(plugins.contains_key(DIFF), has_differ);
+        }
         assert_eq!(
             with_root["proxy_plugins"]["nacre"]["exports"],
             table("root = '/n'").into()
@@ -170,14 +208,21 @@ mod tests {
             [proxy_plugins.nacre.exports]
             root = "/n"
             enable_remote_snapshot_annotations = "true"
+            [proxy_plugins.nacre-diff]
+            type = "diff"
+            address = "/n/snapshotter.sock"
+            [plugins."io.containerd.service.v1.diff-service"]
+            default = ["nacre-diff", "walking"]
             [plugins."io.containerd.cri.v1.images"]
             snapshotter = "nacre"
             [[plugins."io.containerd.transfer.v1.local".unpack_config]]
             platform = "linux"
             snapshotter = "overlayfs"
+            differ = "walking"
             [[plugins."io.containerd.transfer.v1.local".unpack_config]]
             platform = "linux"
-            snapshotter = "nacre""#,
+            snapshotter = "nacre"
+            differ = "walking""#,
         );
         assert_eq!(settings((2, 4, 0), "").unwrap(), latest);
         let middle = settings((2, 0, 5), "").unwrap();
@@ -196,7 +241,12 @@ mod tests {
             type = "content"
             [plugins."io.containerd.cri.v1.images"]
             snapshotter = "overlayfs"
-            max_concurrent_downloads = 7"#;
+            max_concurrent_downloads = 7
+            [plugins."io.containerd.service.v1.diff-service"]
+            default = ["other", "walking"]
+            [[plugins."io.containerd.transfer.v1.local".unpack_config]]
+            snapshotter = "other"
+            differ = "other""#;
         let once = settings((2, 2, 0), before).unwrap();
         assert_eq!(once["root"].as_str(), Some("/c"));
         assert_eq!(
@@ -206,6 +256,18 @@ mod tests {
         let images = &once["plugins"][CRI_IMAGES];
         assert_eq!(images["max_concurrent_downloads"].as_integer(), Some(7));
         assert_eq!(images["snapshotter"].as_str(), Some("nacre"));
+        let differs = &once["plugins"][DIFF]["default"];
+        assert_eq!(
+            differs.as_array().unwrap(),
+            &["nacre-diff", "other", "walking"].map(Value::from)
+        );
+        let unpacking = once["plugins"][TRANSFER]["unpack_config"]
+            .as_array()
+            .unwrap();
+        let with = unpacking
+            .iter()
+            .map(|entry| entry["differ"].as_str().unwrap());
+        assert_eq!(with.collect::<Vec<_>>(), ["other", "walking"]);
         let twice = settings((2, 2, 0), &toml::to_string(&once).unwrap()).unwrap();
         assert_eq!(twice, once);
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nacre_blobstore::{RecordError, RecordId, StoreError, TreeId};
+use nacre_blobstore::{Reader, RecordError, RecordId, StoreError, TreeId};
 
 use super::error::SnapshotsError;
 use super::ingest::{Ingester, LazyPolicy};
@@ -149,6 +149,12 @@ impl LazyLayers for NodeLayers {
         let opened = self.node.open_layer(layer.image, layer.tree, wanted).await;
         let (lower, view) = opened.map_err(|error| unavailable(&error))?;
         Ok(OpenedLayer { lower, view })
+    }
+
+    async fn reader(&self, layer: Option<RemoteLayer>) -> Result<Arc<Reader>, SnapshotsError> {
+        let image = layer.map(|layer| layer.image);
+        let reader = self.node.reader_of(image).await;
+        reader.map_err(|error| unavailable(&error))
     }
 
     fn mode(&self, style: MountStyle) -> MountMode {

@@ -1,7 +1,9 @@
 //! What the snapshots ask of whoever serves layers from the store.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use nacre_blobstore::TreeId;
+use nacre_blobstore::{Reader, TreeId};
 
 use super::error::SnapshotsError;
 use super::mounts::OpenedLayer;
@@ -38,6 +40,9 @@ pub(super) trait LazyLayers: std::fmt::Debug + Send + Sync + 'static {
 
     /// Tells how such layers are served on this node.
     fn mode(&self, style: MountStyle) -> MountMode;
+
+    /// Returns what reads the trees that layers are made of, that of `layer` at least.
+    async fn reader(&self, layer: Option<RemoteLayer>) -> Result<Arc<Reader>, SnapshotsError>;
 
     /// Keeps what [`open`](Self::open) mounted until [`release`](Self::release), as often as it is
     /// called.

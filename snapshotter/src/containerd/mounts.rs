@@ -12,7 +12,7 @@ use super::table::Chain;
 /// A mount, as containerd's `mount.Mount`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mount {
-    pub(super) kind: &'static str,
+    pub(super) kind: String,
     pub(super) source: String,
     pub(super) options: Vec<String>,
 }
@@ -73,7 +73,7 @@ fn bind(path: &Path, read_only: bool) -> Result<Mount, SnapshotsError> {
     let access = if read_only { "ro" } else { "rw" };
     let source = path.to_str().ok_or_else(|| not_text(path))?;
     Ok(Mount {
-        kind: "bind",
+        kind: "bind".to_owned(),
         source: source.to_owned(),
         options: vec![access.to_owned(), "rbind".to_owned()],
     })
@@ -90,7 +90,7 @@ fn overlay(lower: Lower, upper: Option<UpperDirs>) -> Result<Mount, SnapshotsErr
     };
     let text = |option| String::from_utf8(option).map_err(|_| not_text(Path::new("of a layer")));
     Ok(Mount {
-        kind: "overlay",
+        kind: "overlay".to_owned(),
         source: "overlay".to_owned(),
         options: spec
             .options()

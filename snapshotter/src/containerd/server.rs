@@ -8,6 +8,8 @@ use futures::stream;
 use tokio::net::UnixListener;
 use tonic::transport::Server;
 
+use super::differ::Differ;
+use super::proto::diff::diff_server::DiffServer;
 use super::proto::snapshots_server::SnapshotsServer;
 use super::service::Service;
 
@@ -32,10 +34,11 @@ pub enum ContainerdError {
     Server(#[from] tonic::transport::Error),
 }
 
-/// Serves the snapshots on `socket` until `until` is done. A socket that is there was left by a
+/// Serves the snapshots, and layers of them, on `socket` until `until` is done. A socket that is there was left by a
 /// dead daemon.
 pub(super) async fn serve(
     service: Service,
+    differ: Differ,
     socket: &Path,
     until: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ContainerdError> {
@@ -53,6 +56,7 @@ pub(super) async fn serve(
     Server::builder()
         .concurrency_limit_per_connection(REQUESTS_MAX)
         .add_service(snapshots)
+        .add_service(DiffServer::new(differ).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .serve_with_incoming_shutdown(connections, until)
         .await?;
     Ok(())

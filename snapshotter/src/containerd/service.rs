@@ -48,6 +48,11 @@ impl Service {
         }
     }
 
+    /// Returns what its mounts are like.
+    pub(super) const fn style(&self) -> MountStyle {
+        self.style
+    }
+
     /// Returns the snapshots. When they cannot be opened the next request tries again.
     pub(super) async fn snapshots(&self) -> Result<Arc<Snapshots>, SnapshotsError> {
         if let Some(opened) = self.opened.get() {
@@ -219,7 +224,7 @@ impl proto::snapshots_server::Snapshots for Service {
 
 fn mount(mount: Mount) -> proto::Mount {
     proto::Mount {
-        r#type: mount.kind.to_owned(),
+        r#type: mount.kind,
         source: mount.source,
         target: String::new(),
         options: mount.options,

@@ -7,6 +7,7 @@
 //! removed after it is gone; a crash in between leaves a directory, which `Cleanup` removes.
 
 mod attach;
+mod compare;
 mod reap;
 
 use std::collections::HashSet;
@@ -27,6 +28,7 @@ use super::mounts::{self, Mount, OpenedLayer};
 use super::record::{Kind, Snapshot, Usage};
 use super::table::{Chain, Table};
 use super::usage::{Gauge, measure};
+pub(super) use compare::Compared;
 use reap::Reaper;
 
 /// Committed snapshots that wait to be measured; others are when they are asked for.

@@ -1,6 +1,7 @@
 //! The service over its socket, as containerd uses it: to be run as root.
 
 mod attach;
+mod differ;
 mod kinds;
 mod labels;
 mod layers;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nacre_blobstore::{Hints, RecordId, TreeId, decode_metadata_image, fetch_metadata_image};
+use nacre_blobstore::{
+    Hints, Reader, RecordId, TreeId, decode_metadata_image, fetch_metadata_image, load_packs,
+};
 use nacre_fs::erofs::{ErofsError, metadata_image};
 use nacre_fs::mount::Lower;
 use nacre_fs::{MetadataMountError, MetadataMounts};
@@ -172,6 +174,24 @@ impl Node {
             Some(mounted) => (MountMode::Kernel, self.over_data(mounted)),
             None => (MountMode::Fuse, Lower::directory(self.below("lower", tree))),
         })
+    }
+
+    /// Returns what reads trees and files; those of an image, if one is given, can then be found.
+    ///
+    /// # Errors
+    /// [`NodeError`] when its record or its packs are not to be had.
+    pub(crate) async fn reader_of(
+        &self,
+        image: Option<RecordId>,
+    ) -> Result<Arc<Reader>, NodeError> {
+        if let Some(id) = image {
+            let image = self.read_image(&id.to_string(), id).await?;
+            let packs = &image.record.packs;
+            self.loader.expect(packs).await?;
+            self.loader.settled(packs).await;
+            load_packs(&self.store, &self.index, packs).await?;
+        }
+        Ok(Arc::clone(&self.reader))
     }
 
     /// Returns where a folder of the content mount has a tree.

@@ -20,16 +20,16 @@ const ZSTD_LEVEL: i32 = 3;
 
 /// A finished blob.
 #[derive(Debug, Clone)]
-pub(super) struct Blob {
-    pub(super) digest: OciDigest,
-    pub(super) size_bytes: u64,
+pub(crate) struct Blob {
+    pub(crate) digest: OciDigest,
+    pub(crate) size_bytes: u64,
     /// Digest of the plain tar.
-    pub(super) diff_id: OciDigest,
+    pub(crate) diff_id: OciDigest,
 }
 
 /// Takes the plain bytes of a blob.
 #[derive(Debug)]
-pub(super) struct BlobWriter {
+pub(crate) struct BlobWriter {
     pieces: mpsc::Sender<Bytes>,
     thread: JoinHandle<io::Result<Blob>>,
     path: PathBuf,
@@ -37,7 +37,7 @@ pub(super) struct BlobWriter {
 
 impl BlobWriter {
     /// Starts to write the file `path`, which is made new.
-    pub(super) fn new(path: &Path, compression: Compression) -> Self {
+    pub(crate) fn new(path: &Path, compression: Compression) -> Self {
         let (pieces, received) = mpsc::channel(PIECES_MAX);
         let file = path.to_owned();
         let thread = tokio::task::spawn_blocking(move || write(&file, compression, received));
@@ -49,12 +49,12 @@ impl BlobWriter {
     }
 
     /// Adds bytes. What goes wrong with the file is told by [`BlobWriter::finish`].
-    pub(super) async fn put(&self, bytes: Bytes) {
+    pub(crate) async fn put(&self, bytes: Bytes) {
         drop(self.pieces.send(bytes).await);
     }
 
     /// Tells whether the file has failed, so that nothing more need be put.
-    pub(super) fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.pieces.is_closed()
     }
 
@@ -62,7 +62,7 @@ impl BlobWriter {
     ///
     /// # Errors
     /// [`ExportError::Io`] for the first thing that went wrong with the file.
-    pub(super) async fn finish(self) -> Result<Blob, ExportError> {
+    pub(crate) async fn finish(self) -> Result<Blob, ExportError> {
         drop(self.pieces);
         let written = self.thread.await.map_err(|_| ExportError::Stopped)?;
         written.map_err(|error| ExportError::io("write", &self.path, error))

@@ -109,7 +109,7 @@ impl Documents {
 /// Writes a time as RFC 3339 has it, in UTC. The calendar is computed as in "Euclidean affine
 /// functions and their application to calendar algorithms" (Neri, Schneider 2022), which counts
 /// years from March.
-fn rfc3339(ms: u64) -> String {
+pub(crate) fn rfc3339(ms: u64) -> String {
     let (seconds, ms) = (ms / 1000, ms % 1000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days since 0000-03-01.

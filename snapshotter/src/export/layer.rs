@@ -9,30 +9,90 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use nacre_blobstore::{
-    Attributes, ContentId, Diff, Difference, Entry, Node, Reader, TreeId, TreePath,
+    Attributes, ContentId, Diff, Difference, Entry, Node, Reader, TreeId, TreePath, TreeReader,
 };
+use tokio::io::AsyncReadExt as _;
 
 use super::ExportError;
 use super::blob::BlobWriter;
 use super::tar::{BLOCK_BYTES, Kind, header, padding_bytes};
+use crate::snapshot::{SnapshotError, Stack};
 
 /// Starts the name of what hides another name.
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// Chunks of a file that are read at once.
 const CHUNKS_AT_ONCE: usize = 4;
+/// Bytes of a file that are read at once.
+const PIECE_BYTES: usize = 1 << 20;
 
 type Group = [u8; 16];
+
+/// Trees, and the bytes of their files.
+#[async_trait::async_trait]
+pub(crate) trait LayerSource: TreeReader {
+    /// Gives a layer all bytes of a content: `size_bytes`, or an error.
+    async fn put(
+        &self,
+        content: ContentId,
+        size_bytes: u64,
+        out: &BlobWriter,
+    ) -> Result<(), ExportError>;
+}
+
+#[async_trait::async_trait]
+impl LayerSource for Reader {
+    async fn put(
+        &self,
+        content: ContentId,
+        size_bytes: u64,
+        out: &BlobWriter,
+    ) -> Result<(), ExportError> {
+        let list = self.chunk_list(content, size_bytes).await?;
+        let ids: Vec<_> = list.extents().iter().map(|extent| extent.id).collect();
+        let chunks = stream::iter(ids).map(|id| self.chunk(id));
+        let mut chunks = chunks.buffered(CHUNKS_AT_ONCE);
+        while let Some(chunk) = chunks.try_next().await? {
+            out.put(chunk.bytes().clone()).await;
+        }
+        Ok(())
+    }
+}
+
+/// Files of directories are read where they are.
+#[async_trait::async_trait]
+impl LayerSource for Stack {
+    async fn put(
+        &self,
+        content: ContentId,
+        size_bytes: u64,
+        out: &BlobWriter,
+    ) -> Result<(), ExportError> {
+        let Some((file, path)) = self.open(content)? else {
+            return self.reader().put(content, size_bytes, out).await;
+        };
+        let mut file = tokio::fs::File::from_std(file).take(size_bytes);
+        loop {
+            let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+            let read = file.read_buf(&mut piece).await;
+            match read.map_err(|error| ExportError::io("read", &path, error))? {
+                0 if file.limit() == 0 => return Ok(()),
+                0 => return Err(SnapshotError::Changed(path).into()),
+                _ => out.put(piece.freeze()).await,
+            }
+        }
+    }
+}
 
 /// Writes what leads from `before`, nothing if there is none, to `after`, both directories; returns
 /// the paths that a layer cannot hold and that were left out: sockets.
 ///
 /// # Errors
 /// [`ExportError::Unrepresentable`] for what no layer can say.
-pub(super) async fn write_layer(
-    reader: &Reader,
+pub(crate) async fn write_layer<S: LayerSource>(
+    source: &S,
     before: Option<&Entry>,
     after: &Entry,
     out: &BlobWriter,
@@ -40,10 +100,10 @@ pub(super) async fn write_layer(
     let others = match before {
         // All names are in the layer.
         None => BTreeMap::new(),
-        Some(_) => other_names(reader, before, after).await?,
+        Some(_) => other_names(source, before, after).await?,
     };
     let mut layer = Layer {
-        reader,
+        source,
         root: after,
         out,
         directories: Vec::new(),
@@ -51,7 +111,7 @@ pub(super) async fn write_layer(
         links: HashMap::new(),
         skipped: Vec::new(),
     };
-    let mut diff = Diff::of_entries(reader, before, Some(after));
+    let mut diff = Diff::of_entries(source, before, Some(after));
     while let Some(difference) = diff.next().await? {
         layer.add(&difference).await?;
         if out.has_failed() {
@@ -66,13 +126,13 @@ pub(super) async fn write_layer(
 }
 
 /// Finds the names of hard links that do not differ while others of the same inode do.
-async fn other_names(
-    reader: &Reader,
+async fn other_names<S: LayerSource>(
+    source: &S,
     before: Option<&Entry>,
     after: &Entry,
 ) -> Result<BTreeMap<TreePath, Entry>, ExportError> {
     let mut listed: HashMap<Group, (u32, HashSet<TreePath>)> = HashMap::new();
-    let mut diff = Diff::of_entries(reader, before, Some(after));
+    let mut diff = Diff::of_entries(source, before, Some(after));
     while let Some(difference) = diff.next().await? {
         if let Some(link) = difference.after.and_then(|entry| entry.hard_link) {
             let (count, names) = listed.entry(link.group).or_default();
@@ -90,7 +150,7 @@ async fn other_names(
         .into_iter()
         .collect();
     while let (Some((path, tree)), 1..) = (pending.pop(), wanted) {
-        for entry in reader.tree(tree).await?.entries() {
+        for entry in source.tree(tree).await?.entries() {
             let path = path.join(&entry.name);
             if let Some(tree) = directory(entry) {
                 pending.push((path, tree));
@@ -114,8 +174,8 @@ const fn directory(entry: &Entry) -> Option<TreeId> {
 }
 
 /// A layer under construction.
-struct Layer<'a> {
-    reader: &'a Reader,
+struct Layer<'a, S> {
+    source: &'a S,
     root: &'a Entry,
     out: &'a BlobWriter,
     /// The directories from the root down to where the layer is, which stand in it already.
@@ -127,7 +187,7 @@ struct Layer<'a> {
     skipped: Vec<String>,
 }
 
-impl Layer<'_> {
+impl<S: LayerSource> Layer<'_, S> {
     async fn add(&mut self, difference: &Difference) -> Result<(), ExportError> {
         let Difference {
             path,
@@ -234,7 +294,7 @@ impl Layer<'_> {
         while let Some((above, tree)) = self.directories.last()
             && above != path
         {
-            let listing = self.reader.tree(*tree).await?;
+            let listing = self.source.tree(*tree).await?;
             let entry = names.get(above.depth()).and_then(|name| listing.get(name));
             let next = entry.map(|(_, entry)| (above.join(&entry.name), entry));
             let (at, entry) = next.ok_or_else(|| no_directory(path))?;
@@ -258,15 +318,7 @@ impl Layer<'_> {
     }
 
     async fn data(&self, content: ContentId, size_bytes: u64) -> Result<(), ExportError> {
-        let list = self.reader.chunk_list(content, size_bytes).await?;
-        let chunks = list
-            .extents()
-            .iter()
-            .map(|extent| self.reader.chunk(extent.id));
-        let mut chunks = stream::iter(chunks).buffered(CHUNKS_AT_ONCE);
-        while let Some(chunk) = chunks.try_next().await? {
-            self.out.put(chunk.bytes().clone()).await;
-        }
+        self.source.put(content, size_bytes, self.out).await?;
         self.out
             .put(vec![0; padding_bytes(size_bytes)].into())
             .await;

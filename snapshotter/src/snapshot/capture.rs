@@ -173,7 +173,11 @@ impl Tools {
     /// Reads large files before the freeze, and flushes those that will be cloned in it. What is
     /// written meanwhile is flushed by the second time, which takes as much less as the disk is faster
     /// than the writer.
-    fn read_ahead(&self, walk: &mut Walk<'_, '_>, upper: &UpperEntry) -> Result<(), SnapshotError> {
+    fn read_ahead(
+        &self,
+        walk: &mut Walk<'_, Contents<'_>>,
+        upper: &UpperEntry,
+    ) -> Result<(), SnapshotError> {
         walk.ahead(upper, &mut |contents, inode| contents.read_ahead(inode))?;
         if walk.contents.should_wait() {
             self.runtime.block_on(self.clock.sleep(TICK_MAX));

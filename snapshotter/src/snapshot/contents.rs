@@ -13,6 +13,7 @@ use nacre_blobstore::{
 
 use super::clones::Clones;
 use super::error::SnapshotError;
+use super::overlay::FileContents;
 use super::state::Fingerprint;
 use crate::layer::{Fault, Inode};
 
@@ -165,34 +166,6 @@ impl<'a> Contents<'a> {
         }
     }
 
-    /// Returns the content of a file and stores it, unless it is known. Of a large file that is
-    /// cloned, it is a stand-in until [`read_clones`](Self::read_clones).
-    pub(super) fn content(
-        &mut self,
-        path: &Path,
-        inode: &Inode,
-    ) -> Result<(ContentId, u64), SnapshotError> {
-        let fingerprint = fingerprint(inode);
-        // Only a file that was read ahead is known not to change under a mapping.
-        let may_be_known = !self.mapped || inode.size_bytes() >= AHEAD_BYTES_MIN;
-        let known = self.known.get(&fingerprint).filter(|_| may_be_known);
-        let known = known.cloned();
-        let was_known = known.is_some();
-        let chunked = match known {
-            Some(chunked) => chunked,
-            None => match self.clone_of(path, inode) {
-                Some(stands_for) => return Ok(stands_for),
-                None => self.read(path, inode)?,
-            },
-        };
-        let named = (chunked.content, chunked.size_bytes);
-        self.note(&chunked)?;
-        if was_known || (!self.mapped && self.is_settled(inode.ctime())) {
-            self.learned.insert(fingerprint, chunked);
-        }
-        Ok(named)
-    }
-
     /// Clones a large file that a frozen sandbox wrote.
     fn clone_of(&mut self, path: &Path, inode: &Inode) -> Option<(ContentId, u64)> {
         if !self.mapped || inode.size_bytes() < AHEAD_BYTES_MIN {
@@ -306,6 +279,32 @@ impl<'a> Contents<'a> {
         stream.flush()?;
         drop(stream);
         Ok((writer.finish()?, self.learned))
+    }
+}
+
+impl FileContents for Contents<'_> {
+    /// Returns the content of a file and stores it, unless it is known. Of a large file that is
+    /// cloned, it is a stand-in until [`read_clones`](Self::read_clones).
+    fn content(&mut self, path: &Path, inode: &Inode) -> Result<(ContentId, u64), SnapshotError> {
+        let fingerprint = fingerprint(inode);
+        // Only a file that was read ahead is known not to change under a mapping.
+        let may_be_known = !self.mapped || inode.size_bytes() >= AHEAD_BYTES_MIN;
+        let known = self.known.get(&fingerprint).filter(|_| may_be_known);
+        let known = known.cloned();
+        let was_known = known.is_some();
+        let chunked = match known {
+            Some(chunked) => chunked,
+            None => match self.clone_of(path, inode) {
+                Some(stands_for) => return Ok(stands_for),
+                None => self.read(path, inode)?,
+            },
+        };
+        let named = (chunked.content, chunked.size_bytes);
+        self.note(&chunked)?;
+        if was_known || (!self.mapped && self.is_settled(inode.ctime())) {
+            self.learned.insert(fingerprint, chunked);
+        }
+        Ok(named)
     }
 }
 

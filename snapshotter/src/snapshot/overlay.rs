@@ -38,10 +38,16 @@ pub(super) struct Changes {
     pub(super) bytes: u64,
 }
 
+/// Names the contents of the files of an upper directory.
+pub(super) trait FileContents {
+    /// Returns the content of a file, or what stands for it, and its length.
+    fn content(&mut self, path: &Path, inode: &Inode) -> Result<(ContentId, u64), SnapshotError>;
+}
+
 /// Walks one upper directory over one base.
-pub(super) struct Walk<'a, 'b> {
+pub(super) struct Walk<'a, C> {
     pub(super) trees: &'a dyn Fn(TreeId) -> Result<Arc<Tree>, ReadError>,
-    pub(super) contents: &'a mut Contents<'b>,
+    pub(super) contents: &'a mut C,
     pub(super) excludes: &'a Globs,
     /// The directory of the root of the base.
     pub(super) base: TreeId,
@@ -81,10 +87,10 @@ impl Place<'_> {
     }
 }
 
-impl<'a, 'b> Walk<'a, 'b> {
+impl<'a, C> Walk<'a, C> {
     pub(super) fn new(
         trees: &'a dyn Fn(TreeId) -> Result<Arc<Tree>, ReadError>,
-        contents: &'a mut Contents<'b>,
+        contents: &'a mut C,
         excludes: &'a Globs,
         base: TreeId,
     ) -> Self {
@@ -100,16 +106,35 @@ impl<'a, 'b> Walk<'a, 'b> {
         }
     }
 
-    /// Finds the edits of all that is in the upper directory `upper`, and of its own attributes.
-    pub(super) fn root(&mut self, upper: &UpperEntry) -> Result<(), SnapshotError> {
-        let (path, opaque) = (TreePath::root(), upper.marks.opaque);
-        let lower = (!opaque).then_some(self.base);
-        let attributes = upper.attributes.clone();
-        let edit = Edit::Directory { attributes, opaque };
-        self.edits.insert(path.clone(), edit);
-        self.below(upper, &path, lower)
+    /// Returns the lower entry that an upper one stands over.
+    fn lower_of(&self, marks: &Marks, place: &Place<'_>) -> Result<Option<Entry>, SnapshotError> {
+        let get = |name: &[u8]| Some(place.lower?.get(name)?.1.clone());
+        Ok(match &marks.redirect {
+            _ if marks.opaque => None,
+            None => get(place.name),
+            Some(Redirect::Name(name)) => get(name),
+            Some(Redirect::Path(path)) => self.resolve(path)?,
+        })
     }
 
+    /// Looks a path up in the base.
+    fn resolve(&self, path: &[Box<[u8]>]) -> Result<Option<Entry>, SnapshotError> {
+        let mut at = (self.trees)(self.base)?;
+        let Some((last, parents)) = path.split_last() else {
+            return Ok(None);
+        };
+        for name in parents {
+            let next = match at.get(name).map(|(_, entry)| &entry.node) {
+                Some(Node::Directory(id)) => *id,
+                _ => return Ok(None),
+            };
+            at = (self.trees)(next)?;
+        }
+        Ok(at.get(last).map(|(_, entry)| entry.clone()))
+    }
+}
+
+impl Walk<'_, Contents<'_>> {
     /// Gives `visit` each file that holds bytes, while processes go on to write, and reads the lower
     /// entries of directories, which may be far away. What changes meanwhile is met again.
     ///
@@ -160,6 +185,18 @@ impl<'a, 'b> Walk<'a, 'b> {
             }
         }
         Ok(())
+    }
+}
+
+impl<C: FileContents> Walk<'_, C> {
+    /// Finds the edits of all that is in the upper directory `upper`, and of its own attributes.
+    pub(super) fn root(&mut self, upper: &UpperEntry) -> Result<(), SnapshotError> {
+        let (path, opaque) = (TreePath::root(), upper.marks.opaque);
+        let lower = (!opaque).then_some(self.base);
+        let attributes = upper.attributes.clone();
+        let edit = Edit::Directory { attributes, opaque };
+        self.edits.insert(path.clone(), edit);
+        self.below(upper, &path, lower)
     }
 
     /// Walks what is in a directory whose lower entries are those of `lower`.
@@ -299,33 +336,6 @@ impl<'a, 'b> Walk<'a, 'b> {
         })
     }
 
-    /// Returns the lower entry that an upper one stands over.
-    fn lower_of(&self, marks: &Marks, place: &Place<'_>) -> Result<Option<Entry>, SnapshotError> {
-        let get = |name: &[u8]| Some(place.lower?.get(name)?.1.clone());
-        Ok(match &marks.redirect {
-            _ if marks.opaque => None,
-            None => get(place.name),
-            Some(Redirect::Name(name)) => get(name),
-            Some(Redirect::Path(path)) => self.resolve(path)?,
-        })
-    }
-
-    /// Looks a path up in the base.
-    fn resolve(&self, path: &[Box<[u8]>]) -> Result<Option<Entry>, SnapshotError> {
-        let mut at = (self.trees)(self.base)?;
-        let Some((last, parents)) = path.split_last() else {
-            return Ok(None);
-        };
-        for name in parents {
-            let next = match at.get(name).map(|(_, entry)| &entry.node) {
-                Some(Node::Directory(id)) => *id,
-                _ => return Ok(None),
-            };
-            at = (self.trees)(next)?;
-        }
-        Ok(at.get(last).map(|(_, entry)| entry.clone()))
-    }
-
     /// Returns the content of a file whose bytes are in a lower layer.
     fn lower_content(
         &self,
@@ -398,7 +408,7 @@ impl<'a, 'b> Walk<'a, 'b> {
     }
 }
 
-impl std::fmt::Debug for Walk<'_, '_> {
+impl<C> std::fmt::Debug for Walk<'_, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Walk")
             .field("changes", &self.changes)

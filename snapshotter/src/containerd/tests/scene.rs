@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use hyper_util::rt::TokioIo;
-use nacre_blobstore::{Digest, RecordId, SystemClock, TreeId};
+use nacre_blobstore::testing::memory_store;
+use nacre_blobstore::{
+    ChunkIndex, Digest, Origin, Reader, ReaderOptions, RecordId, SystemClock, TreeId,
+};
 use nacre_fs::mount::{Lower, Umount, mounts_below, umount};
 use rustix::mount::{MountFlags, mount_bind_recursive, mount_remount};
-use tokio::net::UnixStream;
 use tokio::sync::{Barrier, Notify, oneshot};
 use tokio::task::JoinHandle;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::super::counters::Counters;
+use super::super::differ::{Differ, Shared};
 use super::super::error::SnapshotsError;
 use super::super::lazy::{LazyLayers, MountStyle, Wanted};
 use super::super::mounts::OpenedLayer;
@@ -41,6 +43,8 @@ pub(super) struct Stored {
     pub(super) meet: Mutex<Option<Arc<Barrier>>>,
     /// Told of each caller of `find`.
     pub(super) asked: Notify,
+    /// Reads nothing: no layer here has a tree.
+    reader: std::sync::OnceLock<(tempfile::TempDir, Arc<Reader>)>,
     /// The store does not answer.
     pub(super) down: std::sync::atomic::AtomicBool,
 }
@@ -97,6 +101,17 @@ impl LazyLayers for Stored {
         MountMode::Fuse
     }
 
+    async fn reader(&self, _: Option<RemoteLayer>) -> Result<Arc<Reader>, SnapshotsError> {
+        let (_, reader) = self.reader.get_or_init(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let index = Arc::new(ChunkIndex::open(folder.path()).unwrap());
+            let origin = Arc::new(Origin::new(memory_store()));
+            let reader = Reader::new(index, vec![origin], ReaderOptions::default());
+            (folder, Arc::new(reader))
+        });
+        Ok(Arc::clone(reader))
+    }
+
     fn hold(&self, tree: TreeId) {
         *self.held.lock().unwrap().entry(tree).or_default() += 1;
     }
@@ -113,6 +128,7 @@ pub(super) struct Scene {
     pub(super) counters: Arc<Counters>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>, Service)>,
     pub(super) client: SnapshotsClient<Channel>,
+    pub(super) channel: Channel,
     mounted: std::cell::Cell<u32>,
 }
 
@@ -120,13 +136,14 @@ impl Scene {
     pub(super) async fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let (stored, counters) = (Arc::<Stored>::default(), Arc::<Counters>::default());
-        let (running, client) = start(root.path(), &stored, &counters).await;
+        let (running, channel) = start(root.path(), &stored, &counters).await;
         Self {
             root,
             stored,
             counters,
             running: Some(running),
-            client,
+            client: SnapshotsClient::new(channel.clone()),
+            channel,
             mounted: 0.into(),
         }
     }
@@ -136,9 +153,10 @@ impl Scene {
         self.stop().await;
         between(self.root.path());
         self.stored.held.lock().unwrap().clear();
-        let (running, client) = start(self.root.path(), &self.stored, &self.counters).await;
+        let (running, channel) = start(self.root.path(), &self.stored, &self.counters).await;
         self.running = Some(running);
-        self.client = client;
+        self.client = SnapshotsClient::new(channel.clone());
+        self.channel = channel;
     }
 
     async fn stop(&mut self) {
@@ -339,13 +357,16 @@ async fn start(
     root: &Path,
     stored: &Arc<Stored>,
     counters: &Arc<Counters>,
-) -> (
-    (oneshot::Sender<()>, JoinHandle<()>, Service),
-    SnapshotsClient<Channel>,
-) {
+) -> ((oneshot::Sender<()>, JoinHandle<()>, Service), Channel) {
     let socket = root.join("snapshotter.sock");
     let (stored, counters) = (Arc::clone(stored), Arc::clone(counters));
     let (index, folder) = (root.join("index"), root.join("sn"));
+    let making = Shared::new(
+        Arc::clone(&stored) as _,
+        root.join("containerd.sock"),
+        root.join("layers"),
+        Arc::new(SystemClock::new()),
+    );
     let open = move || {
         let lazy = Arc::clone(&stored) as Arc<dyn LazyLayers>;
         let clock = Arc::new(SystemClock::new());
@@ -354,59 +375,20 @@ async fn start(
     let service = Service::new(Arc::new(open));
     let (stop, stopped) = oneshot::channel::<()>();
     let (served, path) = (service.clone(), socket.clone());
+    let differ = Differ::new(service.clone(), Arc::new(making));
     let ended = tokio::spawn(async move {
-        serve(served, &path, async move { drop(stopped.await) })
+        serve(served, differ, &path, async move { drop(stopped.await) })
             .await
             .unwrap();
     });
-    let client = loop {
-        let path = socket.clone();
-        let connect = move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        };
-        let endpoint = Endpoint::from_static("http://localhost");
-        match endpoint
-            .connect_with_connector(tower_service_fn(connect))
-            .await
-        {
-            Ok(channel) => break SnapshotsClient::new(channel),
+    let endpoint = Endpoint::try_from(format!("unix://{}", socket.display())).unwrap();
+    let channel = loop {
+        match endpoint.connect().await {
+            Ok(channel) => break channel,
             Err(_) => tokio::task::yield_now().await,
         }
     };
-    ((stop, ended, service), client)
-}
-
-/// `tower::service_fn`.
-fn tower_service_fn<F, R>(connect: F) -> ServiceFn<F>
-where
-    F: FnMut(Uri) -> R,
-{
-    ServiceFn(connect)
-}
-
-#[derive(Clone)]
-struct ServiceFn<F>(F);
-
-impl<F, R> tonic::codegen::Service<Uri> for ServiceFn<F>
-where
-    F: FnMut(Uri) -> R,
-    R: Future<Output = std::io::Result<TokioIo<UnixStream>>>,
-{
-    type Response = TokioIo<UnixStream>;
-    type Error = std::io::Error;
-    type Future = R;
-
-    fn poll_ready(
-        &mut self,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Self::Error>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> R {
-        (self.0)(uri)
-    }
+    ((stop, ended, service), channel)
 }
 
 pub(super) fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, Permissions};
+use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -301,8 +302,30 @@ impl Scene {
         }
         packs.extend(&sandbox.from.record.packs);
         let made = self.publish(record(captured.tree, packs))?;
+        self.check_stack(&capture, captured.tree);
         captured.remember("/", made.name.clone(), &state, sandbox.from.tree);
         Ok(made)
+    }
+
+    /// Checks that the directory of a layer makes the same file system in memory as in the store.
+    fn check_stack(&self, capture: &Capture, captured: TreeId) {
+        let reader = Arc::clone(&self.tools.reader);
+        let mut stack = Stack::new(reader, Some(capture.base)).unwrap();
+        stack.add(&capture.upper, self.runtime.handle()).unwrap();
+        let mut shown = self.shown_in(&stack, stack.root());
+        let expected = self.shown(captured);
+        for (path, shown) in &mut shown {
+            if let Bytes::File(content, size) = &mut shown.bytes
+                && let Some((mut file, _)) = stack.open(*content).unwrap()
+                && let Some(Bytes::File(stored, stored_size)) = expected.get(path).map(|e| e.bytes)
+            {
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).unwrap();
+                assert_eq!((*size, &bytes), (stored_size, &self.read(stored, *size)));
+                *content = stored;
+            }
+        }
+        assert_eq!(shown, expected);
     }
 
     fn publish(&self, record: Record) -> Result<Made, SnapshotError> {
