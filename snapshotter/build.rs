@@ -3,11 +3,14 @@
 use std::error::Error;
 
 /// Those that nacre serves, and those that it asks.
-const DEFINITIONS: [&str; 4] = [
+const DEFINITIONS: [&str; 7] = [
     "snapshots.proto",
     "diff.proto",
     "content.proto",
     "leases.proto",
+    "images.proto",
+    "containers.proto",
+    "tasks.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -228,6 +228,26 @@ pub(crate) enum ImageVerb {
     Rm(Named),
     /// Copy what starts of an image read into packs of their own, in that order
     Optimize(Named),
+    /// Make an image or a snapshot known to containerd, to be run there; no layer is copied
+    Register(ImageRegister),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageRegister {
+    /// Name or id of an image or a snapshot
+    pub(crate) name: String,
+    /// Make it known to containerd
+    #[arg(long, required = true)]
+    pub(crate) containerd: bool,
+    /// Name there; of a snapshot the image's in the store, too [default: the name]
+    #[arg(long = "as", value_name = "IMAGE")]
+    pub(crate) as_name: Option<String>,
+    /// Namespace of containerd
+    #[arg(long, value_name = "NAMESPACE", default_value = "default")]
+    pub(crate) namespace: String,
+    /// How containerd calls the snapshotter of this node
+    #[arg(long, value_name = "NAME", default_value = "nacre")]
+    pub(crate) snapshotter: String,
 }
 
 #[derive(Debug, Subcommand)]

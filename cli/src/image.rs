@@ -4,6 +4,7 @@ pub(crate) mod add;
 mod inspect;
 mod ls;
 mod optimize;
+mod register;
 mod rm;
 
 use crate::args::ImageVerb;
@@ -16,6 +17,7 @@ pub(crate) async fn image(settings: &Settings, verb: ImageVerb) -> Result<(), Fa
         ImageVerb::Ls => ls::ls(settings).await,
         ImageVerb::Inspect(named) => inspect::inspect(settings, &named.name).await,
         ImageVerb::Optimize(named) => optimize::optimize(settings, &named.name).await,
+        ImageVerb::Register(arguments) => register::register(settings, &arguments).await,
         ImageVerb::Rm(named) => rm::rm(settings, &named.name).await,
     }
 }

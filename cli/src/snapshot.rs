@@ -5,7 +5,7 @@ mod diff;
 mod export;
 mod inspect;
 mod ls;
-mod pending;
+pub(crate) mod pending;
 mod rm;
 mod tag;
 mod wait;

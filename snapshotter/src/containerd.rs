@@ -15,6 +15,7 @@
 //! at the start of the daemon where there was one before; nothing is asked of the network for that.
 
 mod client;
+mod container;
 mod counters;
 mod differ;
 mod disk;
@@ -28,6 +29,7 @@ mod lazy;
 mod mounts;
 mod proto;
 mod record;
+mod register;
 mod server;
 mod service;
 mod snapshots;
@@ -41,14 +43,17 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 
 use crate::daemon::Node;
+pub(crate) use container::Containerd;
+use container::Served;
+pub use container::{ContainerError, FoundContainer};
 pub use counters::ContainerdStats;
-pub(crate) use counters::Counters;
 use differ::{Differ, Shared};
 use error::SnapshotsError;
 use ingest::Ingester;
 pub use ingest::LazyPolicy;
 use layers::NodeLayers;
 use lazy::{LazyLayers, MountStyle};
+pub use register::{RegisterError, Registration, register_image};
 pub use server::ContainerdError;
 use service::Service;
 use snapshots::Snapshots;
@@ -86,7 +91,8 @@ pub async fn serve_containerd(
     let root = node.options.root.clone();
     let was_used = root.join(INDEX_FOLDER).exists();
     let clock = Arc::clone(&node.options.clock);
-    let counters = Arc::clone(&node.containerd);
+    let containerd = Arc::clone(&node.containerd);
+    let counters = Arc::clone(&containerd.counters);
     let ingester = Ingester::new(
         options.lazy,
         options.add_image,
@@ -98,7 +104,12 @@ pub async fn serve_containerd(
     let scratch = root.join(LAYERS_FOLDER);
     // What a daemon before had not finished.
     drop(std::fs::remove_dir_all(&scratch));
-    let making = Shared::new(lazy, options.containerd, scratch, Arc::clone(&clock));
+    let making = Shared::new(
+        lazy,
+        options.containerd.clone(),
+        scratch,
+        Arc::clone(&clock),
+    );
     let making = Arc::new(making);
     let open = move || -> Result<Arc<Snapshots>, SnapshotsError> {
         let layers = Arc::clone(&layers);
@@ -112,6 +123,11 @@ pub async fn serve_containerd(
         opened.inspect_err(|error| tracing::error!(%error, "open the snapshots"))
     };
     let service = Service::new(Arc::new(open));
+    let served = Served {
+        service: service.clone(),
+        socket: options.containerd.clone(),
+    };
+    containerd.serve(Some(served));
     let opening = service.clone();
     if was_used {
         // What containers need is held before it is swept; whoever asks meanwhile waits for it.
@@ -127,6 +143,7 @@ pub async fn serve_containerd(
         server::serve(service.clone(), layered, &options.socket, until.clone()),
         server::serve(directories, also, &options.directories_socket, until),
     );
+    containerd.serve(None);
     if let Some(snapshots) = service.opened().cloned() {
         let closed = tokio::task::spawn_blocking(move || snapshots.close()).await;
         if closed.is_err() {

@@ -14,6 +14,7 @@ mod blob;
 mod destination;
 mod documents;
 mod error;
+mod image;
 mod layer;
 mod layout;
 mod registry;

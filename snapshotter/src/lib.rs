@@ -18,7 +18,8 @@ mod volume;
 
 pub use chains::{ChainsError, relink_chains};
 pub use containerd::{
-    ContainerdError, ContainerdOptions, ContainerdStats, LazyPolicy, serve_containerd,
+    ContainerError, ContainerdError, ContainerdOptions, ContainerdStats, FoundContainer,
+    LazyPolicy, RegisterError, Registration, register_image, serve_containerd,
 };
 pub use daemon::{
     CacheCheck, CachePrune, CacheStats, Change, Client, ClientError, CommitVolume, CommittedVolume,

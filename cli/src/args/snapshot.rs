@@ -27,7 +27,7 @@ pub(crate) enum SnapshotVerb {
 
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotCreate {
-    /// Name of the sandbox, running or not
+    /// Name of the sandbox, running or not; containerd:NAMESPACE/ID for a container of containerd
     pub(crate) sandbox: String,
     /// Directory to make a snapshot of, instead of the whole file system
     #[arg(long, value_name = "DIR", default_value = "/")]

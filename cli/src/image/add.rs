@@ -147,7 +147,7 @@ pub(crate) fn registry_options(clock: &Arc<dyn Clock>) -> Result<RegistryOptions
     })
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()

@@ -1,6 +1,7 @@
 //! `nacre snapshot create`: a snapshot of a sandbox.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use nacre_launcher::{Launcher, Status};
 use nacre_snapshotter::{ClientError, CreateSnapshot, CreatedSnapshot, Rung};
@@ -36,7 +37,11 @@ pub(super) async fn create(settings: &Settings, arguments: SnapshotCreate) -> Re
         request.wait = rung;
         request
     };
-    let request = request(request_of(&launcher(settings)?, &sandbox)?);
+    let written = match sandbox.strip_prefix(CONTAINER_PREFIX) {
+        Some(container) => request_of_container(settings, container).await?,
+        None => request_of(&launcher(settings)?, &sandbox)?,
+    };
+    let request = request(written);
     let created = send(settings, &request).await?;
     if rung == Rung::Region && created.durability == Rung::Durable {
         output::note("no region cache takes writes: it is in the store");
@@ -63,6 +68,26 @@ pub(super) async fn create(settings: &Settings, arguments: SnapshotCreate) -> Re
     output::line(created.name.as_ref().unwrap_or(&created.snapshot))
 }
 
+/// Returns the same for a container of containerd, or a snapshot of its.
+async fn request_of_container(
+    settings: &Settings,
+    container: &str,
+) -> Result<CreateSnapshot, Failure> {
+    let sandbox = format!("{CONTAINER_PREFIX}{container}");
+    let client = node::client(settings).await?;
+    let found = client.find_container(container).await;
+    let found = found.map_err(Failure::of("make a snapshot of", &sandbox))?;
+    Ok(CreateSnapshot {
+        sandbox,
+        upper: found.upper,
+        state: found.state,
+        started_from: found.started_from,
+        tree: Some(found.tree),
+        cgroup: found.cgroup,
+        ..nothing()
+    })
+}
+
 /// Returns the request for a snapshot of all that a sandbox wrote, to be collected in a day, and to
 /// be used on this node before it is uploaded.
 pub(crate) fn request_of(launcher: &Launcher, sandbox: &str) -> Result<CreateSnapshot, Failure> {
@@ -79,6 +104,19 @@ pub(crate) fn request_of(launcher: &Launcher, sandbox: &str) -> Result<CreateSna
         state: info.snapshot_state,
         started_from: info.started_from,
         cgroup: (info.status == Status::Running).then_some(info.cgroup),
+        ..nothing()
+    })
+}
+
+/// Returns a request with nothing to make a snapshot of.
+fn nothing() -> CreateSnapshot {
+    CreateSnapshot {
+        sandbox: String::new(),
+        upper: PathBuf::new(),
+        state: PathBuf::new(),
+        started_from: String::new(),
+        tree: None,
+        cgroup: None,
         path: "/".to_owned(),
         name: None,
         ttl_ms: Some(DAY_MS),
@@ -86,8 +124,11 @@ pub(crate) fn request_of(launcher: &Launcher, sandbox: &str) -> Result<CreateSna
         excludes: Vec::new(),
         labels: BTreeMap::new(),
         wait: Rung::Local,
-    })
+    }
 }
+
+/// What the name of a container of containerd begins with.
+const CONTAINER_PREFIX: &str = "containerd:";
 
 /// A day, in milliseconds.
 const DAY_MS: u64 = 86_400_000;

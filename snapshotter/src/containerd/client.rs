@@ -12,13 +12,22 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tonic::metadata::Ascii;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::error::SnapshotsError;
+use super::labels::SNAPSHOT_REF;
+use super::proto::containers::GetContainerRequest;
+use super::proto::containers::containers_client::ContainersClient;
 use super::proto::content::content_client::ContentClient;
 use super::proto::content::{Info, UpdateRequest, WriteAction, WriteContentRequest};
+use super::proto::images::images_client::ImagesClient;
+use super::proto::images::{CreateImageRequest, Image, UpdateImageRequest};
 use super::proto::leases::CreateRequest;
 use super::proto::leases::leases_client::LeasesClient;
+use super::proto::snapshots_client::SnapshotsClient;
+use super::proto::tasks::GetRequest;
+use super::proto::tasks::tasks_client::TasksClient;
+use super::proto::{Descriptor, PrepareSnapshotRequest, RemoveSnapshotRequest};
 use crate::export::rfc3339;
 use crate::oci::OciDigest;
 
@@ -167,6 +176,101 @@ impl Client {
         Ok(())
     }
 
+    /// Has a snapshotter of containerd attach a layer; what is attached already stays.
+    ///
+    /// # Errors
+    /// [`SnapshotsError::Precondition`] when it would have the layer unpacked.
+    pub(super) async fn attach(
+        &self,
+        snapshotter: &str,
+        chain_id: &str,
+        parent: &str,
+    ) -> Result<(), SnapshotsError> {
+        let key = format!("attach-{:016x} {chain_id}", random()?);
+        let request = PrepareSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.clone(),
+            parent: parent.to_owned(),
+            labels: [(SNAPSHOT_REF.to_owned(), chain_id.to_owned())].into(),
+        };
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        match snapshots.prepare(self.request(request)).await {
+            Err(status) if status.code() == Code::AlreadyExists => return Ok(()),
+            Err(status) => return Err(refused("prepare a layer", &status)),
+            Ok(_) => {}
+        }
+        let request = RemoveSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key,
+        };
+        if let Err(status) = snapshots.remove(self.request(request)).await {
+            tracing::warn!(%status, "a snapshot that was made in vain stays");
+        }
+        Err(SnapshotsError::Precondition(format!(
+            "snapshotter {snapshotter:?} of containerd does not find layer {chain_id}: it uses \
+             another store, or the policy `never`"
+        )))
+    }
+
+    /// Gives an image a name, taking that from whatever has it.
+    ///
+    /// # Errors
+    /// [`SnapshotsError`].
+    pub(super) async fn name_image(
+        &self,
+        name: &str,
+        target: Descriptor,
+    ) -> Result<(), SnapshotsError> {
+        let image = Some(Image {
+            name: name.to_owned(),
+            target: Some(target),
+            ..Image::default()
+        });
+        let mut images = ImagesClient::new(self.channel.clone());
+        let request = CreateImageRequest {
+            image: image.clone(),
+        };
+        match images.create(self.request(request)).await {
+            Err(status) if status.code() == Code::AlreadyExists => {}
+            created => {
+                created.map_err(|status| refused("name an image", &status))?;
+                return Ok(());
+            }
+        }
+        let updated = images
+            .update(self.request(UpdateImageRequest { image }))
+            .await;
+        updated.map_err(|status| refused("name an image", &status))?;
+        Ok(())
+    }
+
+    /// Returns the key of the snapshot of a container; `None` if there is no such container.
+    ///
+    /// # Errors
+    /// [`SnapshotsError`].
+    pub(super) async fn container(&self, id: &str) -> Result<Option<String>, SnapshotsError> {
+        let mut containers = ContainersClient::new(self.channel.clone());
+        let request = GetContainerRequest { id: id.to_owned() };
+        let found = containers.get(self.request(request)).await;
+        let found = found_or_none("look for a container", found)?;
+        Ok(found.and_then(|found| Some(found.container?.snapshot_key)))
+    }
+
+    /// Returns the first process of a container; `None` if none runs.
+    ///
+    /// # Errors
+    /// [`SnapshotsError`].
+    pub(super) async fn process(&self, container: &str) -> Result<Option<u32>, SnapshotsError> {
+        let mut tasks = TasksClient::new(self.channel.clone());
+        let request = GetRequest {
+            container_id: container.to_owned(),
+        };
+        let found = tasks.get(self.request(request)).await;
+        let found = found_or_none("look for a task", found)?;
+        let process = found.and_then(|found| Some(found.process?.pid));
+        Ok(process.filter(|process| *process > 0))
+    }
+
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
@@ -225,6 +329,17 @@ fn message(content: Content<'_>, action: WriteAction, offset: i64) -> WriteConte
 /// Returns a number that nobody else has.
 pub(super) fn random() -> Result<u64, SnapshotsError> {
     getrandom::u64().map_err(|error| SnapshotsError::Internal(error.to_string()))
+}
+
+fn found_or_none<T>(
+    what: &str,
+    answer: Result<Response<T>, Status>,
+) -> Result<Option<T>, SnapshotsError> {
+    match answer {
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(refused(what, &status)),
+        Ok(found) => Ok(Some(found.into_inner())),
+    }
 }
 
 /// Says what containerd refuses.

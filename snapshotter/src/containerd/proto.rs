@@ -17,6 +17,11 @@ pub mod types {
 }
 
 pub mod services {
+    pub mod containers {
+        pub mod v1 {
+            tonic::include_proto!("containerd.services.containers.v1");
+        }
+    }
     pub mod content {
         pub mod v1 {
             tonic::include_proto!("containerd.services.content.v1");
@@ -27,9 +32,19 @@ pub mod services {
             tonic::include_proto!("containerd.services.diff.v1");
         }
     }
+    pub mod images {
+        pub mod v1 {
+            tonic::include_proto!("containerd.services.images.v1");
+        }
+    }
     pub mod leases {
         pub mod v1 {
             tonic::include_proto!("containerd.services.leases.v1");
+        }
+    }
+    pub mod tasks {
+        pub mod v1 {
+            tonic::include_proto!("containerd.services.tasks.v1");
         }
     }
     pub mod snapshots {
@@ -39,8 +54,11 @@ pub mod services {
     }
 }
 
+pub(super) use services::containers::v1 as containers;
 pub(super) use services::content::v1 as content;
 pub(super) use services::diff::v1 as diff;
+pub(super) use services::images::v1 as images;
 pub(super) use services::leases::v1 as leases;
 pub(super) use services::snapshots::v1::*;
+pub(super) use services::tasks::v1 as tasks;
 pub(super) use types::{Descriptor, Mount};

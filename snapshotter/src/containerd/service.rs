@@ -92,6 +92,14 @@ impl Service {
     }
 }
 
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service")
+            .field("style", &self.style)
+            .finish_non_exhaustive()
+    }
+}
+
 #[tonic::async_trait]
 impl proto::snapshots_server::Snapshots for Service {
     async fn prepare(

@@ -233,6 +233,13 @@ pub struct FinishedTrace {
     pub news: bool,
 }
 
+/// `POST /v1/containerd/find`: find what a container wrote.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct FindContainerRequest {
+    /// `NAMESPACE/ID`.
+    pub(super) container: String,
+}
+
 /// `POST /v1/snapshots/create`: make a snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateSnapshot {
@@ -244,6 +251,9 @@ pub struct CreateSnapshot {
     pub state: PathBuf,
     /// The id of the record that it was started from.
     pub started_from: String,
+    /// The root tree below it, where that is another one than that record's.
+    #[serde(default)]
+    pub tree: Option<String>,
     /// The cgroup of its processes, if any live.
     pub cgroup: Option<String>,
     /// The directory to make a snapshot of: `/` for all.

@@ -16,12 +16,12 @@ use tokio::task::JoinHandle;
 use super::api::{
     CacheCheck, CachePrune, CacheStats, CancelRequest, CommitVolume, CommittedVolume,
     CreateSnapshot, CreateVolumeRequest, CreatedSnapshot, DiffLine, DiffRequest,
-    FinishTraceRequest, FinishedTrace, MountMode, NodeInfo, OpenRequest, OpenedImage,
-    PendingSnapshot, PrimeRequest, PrimedRegion, PruneRequest, Refusal, Rung, VerifyRequest,
-    WaitRequest,
+    FindContainerRequest, FinishTraceRequest, FinishedTrace, MountMode, NodeInfo, OpenRequest,
+    OpenedImage, PendingSnapshot, PrimeRequest, PrimedRegion, PruneRequest, Refusal, Rung,
+    VerifyRequest, WaitRequest,
 };
 
-use crate::containerd::ContainerdStats;
+use crate::containerd::{ContainerdStats, FoundContainer};
 
 /// How long an answer may take; opening an image reads from the store.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
@@ -91,6 +91,18 @@ impl Client {
     /// [`ClientError`].
     pub async fn containerd_stats(&self) -> Result<ContainerdStats, ClientError> {
         self.call(Method::GET, "/v1/containerd/stats", &()).await
+    }
+
+    /// Asks what a container of containerd wrote, and over what.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn find_container(&self, container: &str) -> Result<FoundContainer, ClientError> {
+        let request = FindContainerRequest {
+            container: container.to_owned(),
+        };
+        self.call(Method::POST, "/v1/containerd/find", &request)
+            .await
     }
 
     /// Asks where reads were served from.

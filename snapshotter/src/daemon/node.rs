@@ -23,7 +23,7 @@ use super::api::{FinishedTrace, NodeInfo};
 use super::cache::recheck;
 use super::open::Opening;
 use super::pending::{Pending, Uploads};
-use crate::containerd::Counters;
+use crate::containerd::{ContainerError, Containerd};
 use crate::hints::HintedReader;
 use crate::image::ImageError;
 use crate::snapshot::{SnapshotError, thaw_noted};
@@ -130,6 +130,9 @@ pub enum NodeError {
     /// A snapshot is not made.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// A container of containerd is not to be had.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
     /// A task of the daemon ended early.
     #[error("a task of the daemon ended early")]
     Stopped,
@@ -149,7 +152,7 @@ pub struct Node {
     pub(super) reader: Arc<Reader>,
     pub(super) cache: Arc<NodeCache>,
     pub(super) opening: Opening,
-    pub(crate) containerd: Arc<Counters>,
+    pub(crate) containerd: Arc<Containerd>,
     view: Arc<View>,
     pub(super) traces: Traces,
     mount_point: PathBuf,

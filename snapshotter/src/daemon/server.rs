@@ -18,8 +18,8 @@ use tokio::net::UnixListener;
 
 use super::api::{
     CancelRequest, CommitVolume, CreateSnapshot, CreateVolumeRequest, DiffRequest,
-    FinishTraceRequest, OpenRequest, PrimeRequest, PruneRequest, Refusal, VerifyRequest,
-    WaitRequest,
+    FindContainerRequest, FinishTraceRequest, OpenRequest, PrimeRequest, PruneRequest, Refusal,
+    VerifyRequest, WaitRequest,
 };
 use super::node::{Node, NodeError};
 use crate::image::ImageError;
@@ -72,6 +72,7 @@ pub async fn serve(
         .route("/v1/volumes/commit", post(commit_volume))
         .route("/v1/traces/finish", post(finish_trace))
         .route("/v1/containerd/stats", get(containerd_stats))
+        .route("/v1/containerd/find", post(find_container))
         .route("/v1/daemon/handover", post(hand_over))
         .with_state(node);
     axum::serve(listener, routes)
@@ -185,6 +186,14 @@ async fn containerd_stats(State(node): State<Arc<Node>>) -> Response {
     answer(Ok(node.containerd.stats()))
 }
 
+async fn find_container(
+    State(node): State<Arc<Node>>,
+    Json(request): Json<FindContainerRequest>,
+) -> Response {
+    let found = node.containerd.find(&request.container).await;
+    answer(found.map_err(NodeError::from))
+}
+
 fn answer<T: serde::Serialize>(result: Result<T, NodeError>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
@@ -228,6 +237,8 @@ fn class(error: &NodeError) -> (StatusCode, u8) {
         NodeError::Image(ImageError::Ref(_) | ImageError::Record { .. })
         | NodeError::Catalog(CatalogError::Corrupt { .. }) => CORRUPT,
         NodeError::NoPath { .. } => (StatusCode::NOT_FOUND, 10),
+        NodeError::Container(error) if error.is_not_found() => (StatusCode::NOT_FOUND, 10),
+        NodeError::Container(error) if error.is_invalid() => (StatusCode::BAD_REQUEST, 2),
         NodeError::Path(_) => (StatusCode::BAD_REQUEST, 2),
         NodeError::Read(ReadError::Corrupt { .. } | ReadError::NotFound(_)) => CORRUPT,
         NodeError::Read(ReadError::Unavailable { source, .. }) => of_store(source),

@@ -30,6 +30,17 @@ struct Creation {
     began: Duration,
 }
 
+impl Creation {
+    /// Returns the root tree below the upper directory.
+    fn base(&self) -> Result<TreeId, NodeError> {
+        let no_tree = |name: &String| NodeError::NoTree(name.clone());
+        match &self.request.tree {
+            Some(tree) => tree.parse().map_err(|_| no_tree(tree)),
+            None => (self.from.tree()).ok_or_else(|| no_tree(&self.request.started_from)),
+        }
+    }
+}
+
 /// Where a snapshot is made.
 #[derive(Clone, Copy)]
 enum Way<'a> {
@@ -284,7 +295,7 @@ impl Node {
             },
             skipped: captured.skipped.clone(),
         };
-        if let Some(base) = from.tree() {
+        if let Ok(base) = creation.base() {
             captured.remember(&request.path, id.to_string(), &request.state, base);
         }
         Ok(created)
@@ -379,13 +390,11 @@ fn record(
 }
 
 fn capture_of(creation: &Creation) -> Result<Capture, NodeError> {
-    let Creation { request, from, .. } = creation;
+    let request = &creation.request;
     Ok(Capture {
         upper: request.upper.clone(),
         state: request.state.clone(),
-        base: from
-            .tree()
-            .ok_or_else(|| NodeError::NoTree(request.started_from.clone()))?,
+        base: creation.base()?,
         cgroup: request.cgroup.clone(),
         path: request.path.clone(),
         excludes: Globs::new(&request.excludes).map_err(SnapshotError::Invalid)?,

@@ -95,6 +95,7 @@ impl Bench {
             upper: self.path("upper"),
             state: self.path("state"),
             started_from: self.image.clone(),
+            tree: None,
             cgroup: None,
             path: "/".to_owned(),
             name: None,

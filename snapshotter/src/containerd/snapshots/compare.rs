@@ -65,6 +65,18 @@ impl Snapshots {
         Ok(Some(self.described(&snapshot, &chain)))
     }
 
+    /// Returns the active snapshot whose name `matches`.
+    pub(in super::super) fn find_written(
+        &self,
+        matches: impl Fn(&str) -> bool,
+    ) -> Option<Compared> {
+        let state = self.lock();
+        let mut all = state.table.all();
+        let found = all.find(|found| found.kind == Kind::Active && matches(&found.name))?;
+        let chain = state.table.chain(&found.parent).ok()?;
+        Some(self.described(found, &chain))
+    }
+
     fn described(&self, snapshot: &Snapshot, chain: &Chain) -> Compared {
         let files = |number: &u64| self.disk.files(*number);
         Compared {
