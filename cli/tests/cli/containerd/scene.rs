@@ -111,7 +111,10 @@ impl Scene {
 
     /// Starts a daemon, unless the keeper of the last one has.
     pub(super) fn start_daemon(&self) {
-        let mut command = self.nacre(&["daemon", "--lazy", self.policy]);
+        let containerd = self.path("c.sock").display().to_string();
+        let address = ["--containerd-address", &containerd];
+        let daemon = [&["daemon", "--lazy", self.policy][..], &address].concat();
+        let mut command = self.nacre(&daemon);
         let log = fs::File::options()
             .create(true)
             .append(true)
