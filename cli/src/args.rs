@@ -86,7 +86,7 @@ pub(crate) struct Global {
     )]
     pub(crate) cache_files: Option<u64>,
     /// Which layers containerd need not unpack: always (any image's: what is not in the store is added
-    /// first), if-stored, never [default: if-stored]
+    /// first), background (added later), if-stored, never [default: if-stored]
     #[arg(
         long,
         global = true,

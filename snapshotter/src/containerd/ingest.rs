@@ -13,7 +13,7 @@ use std::time::Duration;
 use nacre_blobstore::Clock;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::counters::{Counters, count};
 use super::error::SnapshotsError;
@@ -25,6 +25,8 @@ const ADD_DEADLINE: Duration = Duration::from_secs(15 * 60);
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Images that are being added, or were lately.
 const IMAGES_MAX: usize = 256;
+/// Layers whose images wait to be added behind answers.
+const BEHIND_MAX: usize = 256;
 /// Bytes of what the process says of its failure that are kept.
 const COMPLAINT_BYTES_MAX: u64 = 4096;
 
@@ -34,6 +36,9 @@ pub enum LazyPolicy {
     /// Those of any image that containerd says the name of: what the store has not got is added to it
     /// first, from the registry.
     Always,
+    /// Those that are in the store. containerd unpacks the others, and their image is added behind its
+    /// back, from the registry, so that the next node attaches them.
+    Background,
     /// Those that are in the store.
     #[default]
     IfStored,
@@ -47,9 +52,12 @@ impl FromStr for LazyPolicy {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "always" => Ok(Self::Always),
+            "background" => Ok(Self::Background),
             "if-stored" => Ok(Self::IfStored),
             "never" => Ok(Self::Never),
-            _ => Err(format!("{text:?} is none of always, if-stored, never")),
+            _ => Err(format!(
+                "{text:?} is none of always, background, if-stored, never"
+            )),
         }
     }
 }
@@ -58,6 +66,7 @@ impl std::fmt::Display for LazyPolicy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Always => "always",
+            Self::Background => "background",
             Self::IfStored => "if-stored",
             Self::Never => "never",
         })
@@ -75,6 +84,9 @@ pub(super) struct Ingester {
     clock: Arc<dyn Clock>,
     counters: Arc<Counters>,
     additions: Mutex<HashMap<String, Arc<Addition>>>,
+    /// Of what is added behind answers: one at a time, and so many that wait.
+    turn: Semaphore,
+    places: Arc<Semaphore>,
 }
 
 impl Ingester {
@@ -90,6 +102,8 @@ impl Ingester {
             clock,
             counters,
             additions: Mutex::default(),
+            turn: Semaphore::new(1),
+            places: Arc::new(Semaphore::new(BEHIND_MAX)),
         }
     }
 
@@ -102,7 +116,7 @@ impl Ingester {
     pub(super) async fn add(&self, wanted: &Wanted<'_>) -> Result<bool, SnapshotsError> {
         let Some(reference) = wanted
             .reference
-            .filter(|_| self.policy == LazyPolicy::Always)
+            .filter(|_| matches!(self.policy, LazyPolicy::Always | LazyPolicy::Background))
         else {
             return Ok(false);
         };
@@ -129,6 +143,28 @@ impl Ingester {
         });
         let (added, _) = ended.await;
         added.clone().map(|()| true)
+    }
+
+    /// Does the same behind the answer, one image after the other. How it ends is logged and counted; for
+    /// who asks when too many wait nothing is done, and the next pull of the image asks again.
+    pub(super) fn add_behind(self: &Arc<Self>, wanted: &Wanted<'_>) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            tracing::info!(image = wanted.reference, "too many images wait to be added");
+            return;
+        };
+        let owned = |text: Option<&str>| text.map(ToOwned::to_owned);
+        let (reference, manifest) = (owned(wanted.reference), owned(wanted.manifest));
+        let ingester = Arc::clone(self);
+        drop(tokio::spawn(async move {
+            let _place = place;
+            // Never closed.
+            let _turn = ingester.turn.acquire().await.ok();
+            let wanted = Wanted {
+                reference: reference.as_deref(),
+                manifest: manifest.as_deref(),
+            };
+            drop(ingester.add(&wanted).await);
+        }));
     }
 
     /// Returns the addition of an image that is under way or was a moment ago, or a new one.
@@ -204,6 +240,8 @@ fn without_digest(reference: &str) -> &str {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use nacre_blobstore::SystemClock;
+
     use super::*;
 
     /// A clock that is set by hand, in seconds.
@@ -271,6 +309,41 @@ mod tests {
             let ingester = ingester(policy, &Arc::default(), "true");
             assert_eq!(ingester.add(&wanted).await.unwrap(), added);
             assert_eq!(ingester.counters.stats().images_added, u64::from(added));
+        }
+    }
+
+    fn logging(policy: LazyPolicy, log: &std::path::Path) -> Arc<Ingester> {
+        let script = format!("echo \"$@\" >> {}", log.display());
+        let command = ["sh", "-c", &script, "sh"].map(OsString::from);
+        let clock = Arc::new(SystemClock::new());
+        Arc::new(Ingester::new(policy, command.into(), clock, Arc::default()))
+    }
+
+    #[tokio::test]
+    async fn what_is_added_behind_an_answer_is_added_once() {
+        let scratch = tempfile::tempdir().unwrap();
+        let log = scratch.path().join("log");
+        let wanted = |reference| Wanted {
+            reference: Some(reference),
+            manifest: Some("sha256:1"),
+        };
+        let added = logging(LazyPolicy::Background, &log);
+        for reference in ["r/a:1", "r/a:1", "r/b:1", "r/a:1"] {
+            added.add_behind(&wanted(reference));
+        }
+        added.add_behind(&Wanted::default());
+        // All have had their turn when there are as many places as before.
+        let all = u32::try_from(BEHIND_MAX).unwrap();
+        drop(added.places.acquire_many(all).await.unwrap());
+        assert_eq!(
+            std::fs::read_to_string(&log).unwrap(),
+            "--name r/a:1 -- docker://r/a:1@sha256:1\n--name r/b:1 -- docker://r/b:1@sha256:1\n"
+        );
+        for policy in [LazyPolicy::IfStored, LazyPolicy::Never] {
+            assert!(!logging(policy, &log).add(&wanted("r/c:1")).await.unwrap());
+        }
+        for policy in ["always", "background", "if-stored", "never"] {
+            assert_eq!(policy.parse::<LazyPolicy>().unwrap().to_string(), policy);
         }
     }
 }

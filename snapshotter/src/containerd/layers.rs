@@ -33,7 +33,7 @@ type Found = (RemoteLayer, Duration);
 #[derive(Debug)]
 pub(super) struct NodeLayers {
     node: Arc<Node>,
-    ingester: Ingester,
+    ingester: Arc<Ingester>,
     found: Mutex<HashMap<String, Found>>,
     /// Until when the store is not asked.
     left_alone_until: Mutex<Duration>,
@@ -43,7 +43,7 @@ impl NodeLayers {
     pub(super) fn new(node: Arc<Node>, ingester: Ingester) -> Self {
         Self {
             node,
-            ingester,
+            ingester: Arc::new(ingester),
             found: Mutex::default(),
             left_alone_until: Mutex::default(),
         }
@@ -133,6 +133,10 @@ impl LazyLayers for NodeLayers {
         }
         if let Some(layer) = self.look(chain_id).await? {
             return Ok(Some(layer));
+        }
+        if self.ingester.policy() == LazyPolicy::Background {
+            self.ingester.add_behind(wanted);
+            return Ok(None);
         }
         if !self.ingester.add(wanted).await? {
             return Ok(None);
