@@ -14,6 +14,7 @@
 //! Each answer that something was changed is durable. Everything is opened by the first request, or
 //! at the start of the daemon where there was one before; nothing is asked of the network for that.
 
+mod bounded;
 mod client;
 mod container;
 mod counters;
@@ -27,6 +28,7 @@ mod labels;
 mod layers;
 mod lazy;
 mod mounts;
+mod options;
 mod proto;
 mod record;
 mod register;

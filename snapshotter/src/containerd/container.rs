@@ -102,7 +102,9 @@ impl Containerd {
         let client = Client::connect(&served.socket, namespace).await?;
         let container = client.container(id).await?;
         let snapshots = served.service.snapshots().await?;
-        let found = snapshots.container(namespace, container.as_deref().unwrap_or(id))?;
+        let found = snapshots
+            .container(namespace, container.as_deref().unwrap_or(id))
+            .await?;
         let cgroup = match container {
             Some(_) => match client.process(id).await? {
                 Some(process) => cgroup_of(process).await?,
@@ -116,7 +118,11 @@ impl Containerd {
 
 impl Snapshots {
     /// Returns what the active snapshot is made of that has `key` in a namespace.
-    fn container(&self, namespace: &str, key: &str) -> Result<FoundContainer, SnapshotsError> {
+    async fn container(
+        &self,
+        namespace: &str,
+        key: &str,
+    ) -> Result<FoundContainer, SnapshotsError> {
         let has_key = |name: &str| {
             // NAMESPACE/NUMBER/KEY, as containerd calls it here.
             let mut parts = name.splitn(3, '/');
@@ -124,6 +130,7 @@ impl Snapshots {
         };
         let compared = self
             .find_written(has_key)
+            .await?
             .ok_or_else(|| SnapshotsError::NotFound(format!("{namespace}/{key}")))?;
         let Some(remote) = compared.remote.filter(|_| compared.below.is_empty()) else {
             return Err(SnapshotsError::Precondition(

@@ -4,6 +4,7 @@
 //! ROOT/sn/NUMBER/fs      what the snapshot holds: the upper directory of an overlay
 //!                work    overlayfs' own
 //! ```
+//! With a quota they are on a file system of their own (see [`bounded`]).
 //! The names are short, for mount(2) takes a page of options and an image may have 128 layers. A
 //! directory that no snapshot has is removed, at the latest by [`Disk::sweep`]; numbers are not
 //! used twice, so nothing that is still mounted gets another snapshot's files.
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nacre_fs::mount::copy_root_attributes;
 
+use super::bounded;
 use super::error::SnapshotsError;
 
 /// The directories.
@@ -77,28 +79,54 @@ impl Disk {
 
     /// Makes the directory of a snapshot, with mode 0755; over layers its root has the attributes of
     /// theirs, `root`. What it made is removed when that fails. Blocks.
-    pub(super) fn create(&self, number: u64, root: Option<&Path>) -> Result<(), SnapshotsError> {
-        let create = || {
-            let files = self.files(number);
-            fs::create_dir(self.of(number))?;
-            fs::create_dir(&files)?;
-            // Whatever the process's umask is.
-            fs::set_permissions(&files, fs::Permissions::from_mode(0o755))?;
-            let Some(root) = root else {
-                return Ok(());
-            };
-            DirBuilder::new().mode(0o711).create(self.work(number))?;
-            copy_root_attributes(root, &files)
-        };
-        create().map_err(|error| {
+    ///
+    /// # Errors
+    /// [`SnapshotsError::Precondition`] when there are no quotas here and one is wanted.
+    pub(super) fn create(
+        &self,
+        number: u64,
+        root: Option<&Path>,
+        quota_bytes: Option<u64>,
+    ) -> Result<(), SnapshotsError> {
+        let io = |error| SnapshotsError::disk("make the directory of a snapshot", &error);
+        let directory = self.of(number);
+        let created = fs::create_dir(&directory).map_err(io).and_then(|()| {
+            if let Some(bytes) = quota_bytes {
+                bounded::make(&directory, bytes)?;
+            }
+            self.fill(number, root).map_err(io)
+        });
+        if created.is_err() {
             self.remove(number);
-            SnapshotsError::disk("make the directory of a snapshot", &error)
-        })
+        }
+        created
+    }
+
+    fn fill(&self, number: u64, root: Option<&Path>) -> io::Result<()> {
+        let files = self.files(number);
+        fs::create_dir(&files)?;
+        // Whatever the process's umask is.
+        fs::set_permissions(&files, fs::Permissions::from_mode(0o755))?;
+        let Some(root) = root else {
+            return Ok(());
+        };
+        DirBuilder::new().mode(0o711).create(self.work(number))?;
+        copy_root_attributes(root, &files)
+    }
+
+    /// Mounts again what a reboot took away of the directories of `numbers`. Blocks.
+    ///
+    /// # Errors
+    /// [`SnapshotsError::Precondition`] when that cannot be done.
+    pub(super) fn ready(&self, numbers: &[u64]) -> Result<(), SnapshotsError> {
+        let mut directories = numbers.iter().map(|number| self.of(*number));
+        directories.try_for_each(|directory| bounded::ready(&directory))
     }
 
     /// Removes the directories of a snapshot. What cannot be removed now is left to
     /// [`sweep`](Self::sweep). Blocks.
     pub(super) fn remove(&self, number: u64) {
+        bounded::remove(&self.of(number));
         match fs::remove_dir_all(self.of(number)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(number, %error, "the directory of a snapshot is not removed yet");
@@ -124,7 +152,10 @@ impl Disk {
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let name = entry?.file_name();
-            numbers.extend(name.to_str().and_then(|name| name.parse::<u64>().ok()));
+            let name = name
+                .to_str()
+                .map(|name| bounded::number_of(name).unwrap_or(name));
+            numbers.extend(name.and_then(|name| name.parse::<u64>().ok()));
         }
         Ok(numbers)
     }

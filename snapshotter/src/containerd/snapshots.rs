@@ -25,6 +25,7 @@ use super::index::{Change, SnapshotIndex, Written};
 use super::labels::{self, Labels};
 use super::lazy::{LazyLayers, MountStyle};
 use super::mounts::{self, Mount, OpenedLayer};
+use super::options::Options;
 use super::record::{Kind, Snapshot, Usage};
 use super::table::{Chain, Table};
 use super::usage::{Gauge, measure};
@@ -108,9 +109,14 @@ impl Snapshots {
         style: MountStyle,
     ) -> Result<Vec<Mount>, SnapshotsError> {
         let chain = self.lock().table.check_new(key, parent)?;
+        let mut options = Options::default();
         if kind == Kind::Active && labels.contains_key(labels::SNAPSHOT_REF) {
             self.attach(key, parent, &mut labels, style).await?;
+        } else if kind == Kind::Active {
+            options = Options::read(&labels)?;
         }
+        let style = options.style(style);
+        self.make_ready(chain.directories.clone()).await?;
         let opened = self.open_chain(&chain, style).await?;
         let held = Held::of(&self.lazy, &chain);
         let lower = mounts::lower(&self.disk, &chain, opened.as_ref());
@@ -118,7 +124,10 @@ impl Snapshots {
         let root = has_layers.then(|| lower.top().to_owned());
         // A view of layers is these layers and nothing of its own.
         let wants_directory = kind == Kind::Active || !has_layers;
-        let number = self.create_directory(wants_directory, root).await?;
+        let quota_bytes = options.quota_bytes;
+        let number = self
+            .create_directory(wants_directory, root, quota_bytes)
+            .await?;
         let answer = mounts::mounts(&self.disk, number, kind, lower, opened.as_ref());
         let now_ns = self.clock.now_ns();
         let snapshot = Snapshot {
@@ -173,6 +182,8 @@ impl Snapshots {
                 "snapshot {key:?} is committed: only views and active snapshots have mounts"
             )));
         }
+        self.ready_with_below(&snapshot, &chain).await?;
+        let style = Options::of(&snapshot.labels).style(style);
         let opened = self.open_chain(&chain, style).await?;
         let lower = mounts::lower(&self.disk, &chain, opened.as_ref());
         let (number, kind) = (snapshot.number, snapshot.kind);
@@ -376,12 +387,34 @@ impl Snapshots {
         }
     }
 
+    /// Makes the directory of a snapshot ready, and those below it.
+    async fn ready_with_below(
+        &self,
+        snapshot: &Snapshot,
+        chain: &Chain,
+    ) -> Result<(), SnapshotsError> {
+        let mut numbers = chain.directories.clone();
+        if snapshot.remote.is_none() {
+            numbers.push(snapshot.number);
+        }
+        self.make_ready(numbers).await
+    }
+
+    async fn make_ready(&self, numbers: Vec<u64>) -> Result<(), SnapshotsError> {
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let disk = Arc::clone(&self.disk);
+        off_reactor(move || disk.ready(&numbers)).await
+    }
+
     /// Takes a number, which is busy until it is taken off, and makes its directory if wanted: over
     /// layers with the attributes of their `root`.
     async fn create_directory(
         &self,
         is_wanted: bool,
         root: Option<PathBuf>,
+        quota_bytes: Option<u64>,
     ) -> Result<u64, SnapshotsError> {
         let number = {
             let mut state = self.lock();
@@ -393,7 +426,7 @@ impl Snapshots {
             return Ok(number);
         }
         let disk = Arc::clone(&self.disk);
-        let created = off_reactor(move || disk.create(number, root.as_deref())).await;
+        let created = off_reactor(move || disk.create(number, root.as_deref(), quota_bytes)).await;
         if created.is_err() {
             self.lock().busy.remove(&number);
         }

@@ -6,6 +6,7 @@ mod kinds;
 mod labels;
 mod layers;
 mod listing;
+mod options;
 mod restart;
 mod scene;
 mod usage;

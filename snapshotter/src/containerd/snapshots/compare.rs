@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::super::error::SnapshotsError;
 use super::super::lazy::MountStyle;
 use super::super::mounts::{self, Mount};
+use super::super::options::Options;
 use super::super::record::{Kind, RemoteLayer, Snapshot};
 use super::super::table::Chain;
 use super::Snapshots;
@@ -42,13 +43,17 @@ impl Snapshots {
         let Some((snapshot, chain)) = self.named_by(right) else {
             return Ok(None);
         };
+        self.ready_with_below(&snapshot, &chain).await?;
         let opened = self.open_chain(&chain, style).await?;
         let number = snapshot.number;
         let below = || mounts::lower(&self.disk, &chain, opened.as_ref());
         let of_view =
             |lower, number| mounts::mounts(&self.disk, number, Kind::View, lower, opened.as_ref());
         let own = if snapshot.kind == Kind::Active {
-            mounts::mounts(&self.disk, number, Kind::Active, below(), opened.as_ref())?
+            let style = Options::of(&snapshot.labels).style(style);
+            let opened = self.open_chain(&chain, style).await?;
+            let lower = mounts::lower(&self.disk, &chain, opened.as_ref());
+            mounts::mounts(&self.disk, number, Kind::Active, lower, opened.as_ref())?
         } else {
             let mut lower = below();
             lower.layers.insert(0, self.disk.files(number));
@@ -66,15 +71,27 @@ impl Snapshots {
     }
 
     /// Returns the active snapshot whose name `matches`.
-    pub(in super::super) fn find_written(
+    ///
+    /// # Errors
+    /// [`SnapshotsError::Precondition`] when its directory cannot be made ready.
+    pub(in super::super) async fn find_written(
         &self,
         matches: impl Fn(&str) -> bool,
-    ) -> Option<Compared> {
-        let state = self.lock();
-        let mut all = state.table.all();
-        let found = all.find(|found| found.kind == Kind::Active && matches(&found.name))?;
-        let chain = state.table.chain(&found.parent).ok()?;
-        Some(self.described(found, &chain))
+    ) -> Result<Option<Compared>, SnapshotsError> {
+        let found = {
+            let state = self.lock();
+            let mut all = state.table.all();
+            let found = all.find(|found| found.kind == Kind::Active && matches(&found.name));
+            found.and_then(|found| {
+                let chain = state.table.chain(&found.parent).ok()?;
+                Some((Arc::clone(found), chain))
+            })
+        };
+        let Some((snapshot, chain)) = found else {
+            return Ok(None);
+        };
+        self.ready_with_below(&snapshot, &chain).await?;
+        Ok(Some(self.described(&snapshot, &chain)))
     }
 
     fn described(&self, snapshot: &Snapshot, chain: &Chain) -> Compared {

@@ -43,6 +43,8 @@ pub(super) struct Stored {
     pub(super) meet: Mutex<Option<Arc<Barrier>>>,
     /// Told of each caller of `find`.
     pub(super) asked: Notify,
+    /// In which style each layer was opened.
+    pub(super) styles: Mutex<Vec<MountStyle>>,
     /// Reads nothing: no layer here has a tree.
     reader: std::sync::OnceLock<(tempfile::TempDir, Arc<Reader>)>,
     /// The store does not answer.
@@ -88,7 +90,12 @@ impl LazyLayers for Stored {
         Ok(layers.get(chain_id).map(|(layer, _)| *layer))
     }
 
-    async fn open(&self, layer: RemoteLayer, _: MountStyle) -> Result<OpenedLayer, SnapshotsError> {
+    async fn open(
+        &self,
+        layer: RemoteLayer,
+        style: MountStyle,
+    ) -> Result<OpenedLayer, SnapshotsError> {
+        self.styles.lock().unwrap().push(style);
         let layers = self.layers.lock().unwrap();
         let (_, tree) = layers.values().find(|(found, _)| *found == layer).unwrap();
         Ok(OpenedLayer {
