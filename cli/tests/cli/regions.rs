@@ -10,13 +10,15 @@ use serde_json::{Value, json};
 
 use crate::compare::compare;
 use crate::layout::{self, Layer, Packing};
-use crate::node::Node;
+use crate::node::{Node, pause};
 use crate::region_nodes::{MEMORY, Member};
 use crate::snapshots::{create, ended, exceptions, node_with_box};
 use crate::tar::{Entry, archive};
 
 const FAILED: i32 = 1;
 const NOT_FOUND: i32 = 10;
+/// Looks at a daemon.
+const POLLS_MAX: u32 = 400;
 /// What may come from another region.
 const FOLDERS: [&str; 5] = ["index", "metadata", "packs", "records", "trees"];
 
@@ -61,6 +63,15 @@ impl Second {
 
     fn json(&self, arguments: &[&str]) -> Value {
         self.node.json(&self.on(arguments))
+    }
+
+    /// Waits until the daemon has the indexes of all packs, which come behind the answer to a mount.
+    fn knows_packs(&self) {
+        let knows = (0..POLLS_MAX).any(|_| {
+            pause();
+            self.json(&["info"])["daemon"]["packs_awaited"] == 0
+        });
+        assert!(knows, "indexes do not come");
     }
 
     /// Makes the home store one that answers nothing: its folders are links to themselves.
@@ -160,6 +171,7 @@ fn without_the_link_what_is_here_works_and_the_rest_says_why_and_heals() {
     let mount = second.node.empty("large");
     let target = mount.to_str().unwrap();
     second.json(&["mount", &large, target]);
+    second.knows_packs();
     second.cut();
     let fresh = Node::new();
     fresh.ok(&second.on(&["fork", used, "true"]));
