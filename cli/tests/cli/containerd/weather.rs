@@ -158,8 +158,10 @@ fn without_a_store_images_are_unpacked_and_with_it_again_attached() {
         proxy.dead.store(false, Ordering::Relaxed);
         let second = scene.image("second");
         until("the store is asked again", || {
+            let attached = || scene.stats()["layers_attached"].as_u64().unwrap();
+            let before = attached();
             scene.cri().pull(&second).unwrap();
-            let is_attached = scene.stats()["layers_attached"] == 3;
+            let is_attached = attached() == before + 3;
             if !is_attached {
                 scene.cri().remove_image(&second).unwrap();
                 scene.collect();
