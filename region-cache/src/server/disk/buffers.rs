@@ -33,6 +33,8 @@ impl Buffers {
         };
         drop(kept);
         let mut bytes = last.unwrap_or_default();
+        // Not more than that: what grew beyond what is kept would be lost.
+        bytes.reserve_exact(len.saturating_sub(bytes.len()));
         bytes.resize(len, 0);
         Buffer {
             bytes,
@@ -62,5 +64,33 @@ impl Drop for Buffer {
         if kept.len() < KEPT_MAX {
             kept.push(std::mem::take(&mut self.bytes));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(buffers: &Buffers) -> usize {
+        buffers.0.lock().unwrap().len()
+    }
+
+    #[test]
+    fn a_buffer_has_the_length_that_is_wanted_whatever_it_was_before() {
+        let buffers = Buffers::default();
+        for len in [100, KEPT_BYTES_MAX, 1, 5000, 0, 100] {
+            assert_eq!(buffers.get(len).as_ref().len(), len);
+            assert_eq!(kept(&buffers), 1, "used again");
+        }
+    }
+
+    #[test]
+    fn few_are_kept_and_none_that_is_large() {
+        let buffers = Buffers::default();
+        let many: Vec<_> = (0..2 * KEPT_MAX).map(|_| buffers.get(10)).collect();
+        drop(many);
+        assert_eq!(kept(&buffers), KEPT_MAX);
+        drop(buffers.get(KEPT_BYTES_MAX + 1));
+        assert_eq!(kept(&buffers), KEPT_MAX);
     }
 }

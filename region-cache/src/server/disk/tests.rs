@@ -54,12 +54,12 @@ async fn write(writer: &Writer, number: u32) {
 /// Reads a part of a block; `None` when it is not there or bad.
 async fn read(disk: &Arc<Disk>, number: u32, within: Range<u32>) -> Option<Vec<u8>> {
     let slot = disk.get(&id(number))?;
-    let (bytes, start) = disk.read(&slot, &within).await.ok()?;
+    let (bytes, start) = disk.read(&slot, &within, within.end).await.ok()?;
     let (from, to) = (
         (within.start - start) as usize,
         (within.end - start) as usize,
     );
-    Some(bytes[from..to].to_vec())
+    Some(bytes.as_ref()[from..to].to_vec())
 }
 
 /// Flips a bit in the file of the blocks.
@@ -168,8 +168,8 @@ async fn a_slot_is_not_used_again_while_it_is_read() {
     for number in 2..10 {
         let _either = writer.write(id(number), block(number), false).await;
     }
-    let (bytes, _) = disk.read(&held, &(0..BLOCK)).await.unwrap();
-    assert_eq!(bytes, body(0, BLOCK));
+    let (bytes, _) = disk.read(&held, &(0..BLOCK), BLOCK).await.unwrap();
+    assert_eq!(bytes.as_ref(), body(0, BLOCK));
     assert_eq!(counted(&disk.counters.corrupt), 0);
     assert!(counted(&disk.counters.evictions) > 0);
     drop(held);
@@ -209,7 +209,7 @@ async fn a_disk_that_fails_is_counted_and_not_used_there_again() {
     drop((unwritable, writer));
     let unreadable = open_with(File::options().write(true));
     let slot = unreadable.get(&id(0)).unwrap();
-    let failed = unreadable.read(&slot, &(0..BLOCK)).await;
+    let failed = unreadable.read(&slot, &(0..BLOCK), BLOCK).await;
     assert!(matches!(failed, Err(BlockError::Io(_))), "{failed:?}");
     drop(slot);
     assert_eq!(counted(&unreadable.counters.errors), 1);
