@@ -34,24 +34,25 @@ fn a_container_becomes_a_snapshot_and_that_an_image() {
     scene.add("app");
     let image = scene.image("app");
     let fetched = scene.layers_fetched("app");
-    let registered = scene.register(&image, &[]);
+    let registered = scene.register("app:v1", &["--as", &image]);
     assert_eq!(registered["name"], json!(image));
     assert_eq!(registered["layers"], json!(2));
     assert_eq!(scene.run(&image, "first", "cat file"), "content");
 
-    let run = ["run", "-d", "--snapshotter", "nacre", &image, "c"];
+    let run = ["run", "-d", "--snapshotter", "nacre", &image, "writer"];
     let script = "echo more > file; rm gone; echo new > new; while true; do sleep 1; done";
     scene.ctr(&[&run[..], &["/bin/sh", "-c", script]].concat());
-    let create = ["snapshot", "create", "containerd:default/c"];
+    let create = ["snapshot", "create", "containerd:default/writer"];
     until("the container has written", || {
         let diff = scene.node.json(&create);
-        diff["added"] == 1 && diff["modified"] == 1 && diff["removed"] == 1
+        // And the directories on which /dev, /proc, /run and /sys are mounted.
+        diff["added"] == 5 && diff["modified"] == 1 && diff["removed"] == 1
     });
     let named = scene
         .node
         .json(&[&create[..], &["--name", "later"]].concat());
     assert_eq!(named["base"], registered["image"]);
-    let stopped = ["tasks", "rm", "-f", "c"];
+    let stopped = ["tasks", "rm", "-f", "writer"];
     scene.ctr(&stopped);
     // Without a process as with one.
     let again = scene.node.json(&create);
@@ -75,7 +76,7 @@ fn a_container_becomes_a_snapshot_and_that_an_image() {
     // The export has fetched each layer once, and nothing else any.
     assert_eq!(scene.layers_fetched("app"), fetched + 2);
     // What nothing names any more goes, snapshots and all.
-    scene.ctr(&["containers", "rm", "c"]);
+    scene.ctr(&["containers", "rm", "writer"]);
     for name in [&*image, "mine:v1"] {
         scene.ctr(&["images", "rm", "--sync", name]);
     }
@@ -103,17 +104,17 @@ fn what_cannot_be_is_refused() {
     let image = scene.image("plain");
     let pull = ["images", "pull", "--plain-http", "--snapshotter", "nacre"];
     scene.ctr(&[&pull[..], &[&image]].concat());
-    let run = ["run", "-d", "--snapshotter", "nacre", &image, "c"];
+    let run = ["run", "-d", "--snapshotter", "nacre", &image, "unpacked"];
     let script = "while true; do sleep 1; done";
     scene.ctr(&[&run[..], &["/bin/sh", "-c", script]].concat());
     let told = scene
         .node
-        .fails(1, &["snapshot", "create", "containerd:default/c"]);
+        .fails(1, &["snapshot", "create", "containerd:default/unpacked"]);
     assert!(told.contains("attached from the store"), "{told}");
     // Nobody listens there.
     let nowhere = scene.node.path("none").display().to_string();
     scene.add("plain");
-    let register = ["image", "register", &image, "--containerd"];
+    let register = ["image", "register", "plain:v1", "--containerd"];
     let address = ["--containerd-address", &nowhere];
     let told = scene.node.fails(1, &[&register[..], &address].concat());
     assert!(told.contains("reach containerd"), "{told}");
