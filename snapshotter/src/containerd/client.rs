@@ -318,9 +318,11 @@ fn message(content: Content<'_>, action: WriteAction, offset: i64) -> WriteConte
         action: action.into(),
         r#ref: content.reference.to_owned(),
         total: i64::try_from(content.size_bytes).unwrap_or(i64::MAX),
-        expected: is_told
-            .then(|| content.digest.to_string())
-            .unwrap_or_default(),
+        expected: if is_told {
+            content.digest.to_string()
+        } else {
+            String::new()
+        },
         offset,
         ..WriteContentRequest::default()
     }

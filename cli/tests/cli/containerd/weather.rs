@@ -132,14 +132,17 @@ fn without_a_store_images_are_unpacked_and_with_it_again_attached() {
         println!("SKIPPED: NACRE_TEST_S3_ENDPOINT is not set");
         return;
     };
-    let bucket = std::env::var("NACRE_TEST_S3_BUCKET").unwrap_or_else(|_| "nacre".to_owned());
+    let bucket = std::env::var_os("NACRE_TEST_S3_BUCKET").unwrap_or_else(|| "nacre".into());
     let endpoint = endpoint.to_str().unwrap();
     for policy in ["if-stored", "always"] {
         let proxy = Proxy::to(endpoint.strip_prefix("http://").unwrap());
         let node = Node::new();
         let unique = node.path("").file_name().unwrap().to_owned();
         let environment = vec![
-            ("NACRE_STORE", format!("s3://{bucket}/{}", unique.display())),
+            (
+                "NACRE_STORE",
+                format!("s3://{}/{}", bucket.display(), unique.display()),
+            ),
             ("AWS_ENDPOINT_URL", format!("http://{}", proxy.address)),
             ("NACRE_STORE_TIMEOUT", "2".to_owned()),
         ];

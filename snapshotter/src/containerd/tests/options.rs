@@ -26,7 +26,7 @@ async fn a_container_writes_no_more_than_its_quota() {
     let mut scene = Scene::new().await;
     scene
         .layer("base", "", |root| {
-            fs::write(root.join("low"), "low").unwrap()
+            fs::write(root.join("low"), "low").unwrap();
         })
         .await;
     let labels = [(QUOTA, "32MiB")];
@@ -56,12 +56,12 @@ async fn a_container_writes_no_more_than_its_quota() {
     assert_eq!(scene.bounded(), 0);
     assert_eq!(scene.mounts("c").await.unwrap(), mounts);
     scene.with(&mounts, |root| {
-        assert_eq!(fs::read(root.join("again")).unwrap(), mebibyte)
+        assert_eq!(fs::read(root.join("again")).unwrap(), mebibyte);
     });
     scene.commit("mine", "c").await.unwrap();
     let over = scene.prepare("over", "mine", &[]).await.unwrap();
     scene.with(&over, |root| {
-        assert_eq!(fs::read(root.join("small")).unwrap(), mebibyte)
+        assert_eq!(fs::read(root.join("small")).unwrap(), mebibyte);
     });
     for name in ["over", "mine", "base"] {
         scene.remove(name).await.unwrap();
