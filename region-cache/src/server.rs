@@ -174,7 +174,7 @@ impl RegionServer {
         })
     }
 
-    /// Serves until `stop` is done; then finishes what is under way, for [`DRAIN_MAX`] at most.
+    /// Serves until `stop` is done; then finishes what is under way, for half a minute at most.
     ///
     /// # Errors
     /// Never for one connection's sake.
