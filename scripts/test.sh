@@ -24,8 +24,14 @@ with_server() {
     (eval "$variables" && "$@")
 }
 
+# One choice of packages for all that is built here: with another, features of third-party crates
+# differ, and all of nacre would be built again.
+tests() {
+    cargo test --release --workspace --locked --quiet "$@"
+}
+
 echo '== build'
-cargo build --release --workspace --locked
+tests --no-run
 if command -v go >/dev/null; then
     echo '== containerd 2.4'
     scripts/containerd2.sh target/containerd2
@@ -34,15 +40,14 @@ else
     echo 'no Go: nothing is tried with containerd 2.4'
 fi
 echo '== unit tests, integration tests and doctests'
-with_server moto "$MOTO_PORT" cargo test --release --workspace --locked --quiet
+with_server moto "$MOTO_PORT" tests
 echo "== containerd's suite of tests for snapshotters"
 scripts/test-containerd.sh
 echo '== docs/containerd.md on a clean machine'
 scripts/check-containerd-docs.sh
 echo '== the object store, and images in it, over SeaweedFS'
 over_seaweed() {
-    cargo test --release --locked --quiet -p nacre-blobstore --test s3
-    cargo test --release --locked --quiet -p nacre-cli --test cli -- \
-        stores::images_come_from_an_s3_server
+    tests --test s3
+    tests --test cli -- stores::images_come_from_an_s3_server
 }
 with_server seaweed "$SEAWEED_PORT" over_seaweed
