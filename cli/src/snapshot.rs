@@ -2,10 +2,10 @@
 
 pub(crate) mod create;
 mod diff;
-mod export;
+pub(crate) mod export;
 mod inspect;
 mod ls;
-pub(crate) mod pending;
+mod pending;
 mod rm;
 mod tag;
 mod wait;

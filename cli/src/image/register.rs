@@ -1,19 +1,16 @@
 //! `nacre image register`: an image or a snapshot as an image of containerd.
 
-use std::sync::Arc;
-
 use nacre_blobstore::RecordId;
 use nacre_snapshotter::layer::Compression;
 use nacre_snapshotter::oci::Source;
-use nacre_snapshotter::{Export, ExportOptions, RegisterError, Registration, Rung, register_image};
+use nacre_snapshotter::{ExportOptions, RegisterError, Registration, register_image};
 
-use super::add::{host_name, registry_options};
+use super::add::host_name;
 use crate::args::ImageRegister;
 use crate::failure::{Class, Classed, FAILED, Failure, USAGE};
 use crate::output;
 use crate::settings::Settings;
-use crate::snapshot::pending;
-use crate::trace::reader;
+use crate::snapshot::export::exporter;
 
 pub(super) async fn register(
     settings: &Settings,
@@ -28,14 +25,7 @@ pub(super) async fn register(
         }
         None => with_tag(name),
     };
-    pending::wait(settings, name, Rung::Durable).await?;
-    let store = settings.open_store()?;
-    let export = Export {
-        reader: reader(settings, Arc::clone(&store)).await?,
-        store,
-        scratch: settings.root.join(format!("export-{:x}", settings.seed())),
-        registry: registry_options(&settings.clock)?,
-    };
+    let export = exporter(settings, name).await?;
     let options = ExportOptions {
         name: name.clone(),
         // Nothing is put there.

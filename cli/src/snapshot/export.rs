@@ -31,14 +31,7 @@ pub(super) async fn export(settings: &Settings, arguments: &SnapshotExport) -> R
             LayerCompression::Zstd => Compression::Zstd,
         },
     };
-    pending::wait(settings, name, Rung::Durable).await?;
-    let store = settings.open_store()?;
-    let export = Export {
-        reader: reader(settings, Arc::clone(&store)).await?,
-        store,
-        scratch: settings.root.join(format!("export-{:x}", settings.seed())),
-        registry: registry_options(&settings.clock)?,
-    };
+    let export = exporter(settings, name).await?;
     let exported = export.export(&options).await;
     let exported = exported.map_err(Failure::of("export", name))?;
     let seconds = settings.clock.elapsed().saturating_sub(began).as_secs_f64();
@@ -67,6 +60,18 @@ pub(super) async fn export(settings: &Settings, arguments: &SnapshotExport) -> R
         human_bytes(exported.bytes_copied),
     ));
     output::line(exported.digest.as_str())
+}
+
+/// Opens what writes the image or snapshot `name` out, once the snapshot is durable.
+pub(crate) async fn exporter(settings: &Settings, name: &str) -> Result<Export, Failure> {
+    pending::wait(settings, name, Rung::Durable).await?;
+    let store = settings.open_store()?;
+    Ok(Export {
+        reader: reader(settings, Arc::clone(&store)).await?,
+        store,
+        scratch: settings.root.join(format!("export-{:x}", settings.seed())),
+        registry: registry_options(&settings.clock)?,
+    })
 }
 
 impl Classed for ExportError {

@@ -40,7 +40,7 @@ pub(super) fn store(settings: &Settings) -> Result<Arc<dyn BlobStore>, Failure> 
 
 /// Waits until a snapshot, if it is pending, is as safe as `rung`, whatever becomes of the daemon
 /// meanwhile. Returns how safe it is; `None` when it is not pending.
-pub(crate) async fn wait(
+pub(super) async fn wait(
     settings: &Settings,
     name: &str,
     rung: Rung,

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::compare::{Exceptions, compare};
+use crate::files::noise;
 use crate::layout::{self, Layer, Packing};
 use crate::node::Node;
 use crate::tar::{Entry, Kind, archive};
@@ -77,19 +78,6 @@ fn check_against(node: &Node, layers: &[Vec<u8>], except: &Exceptions) {
         node.ok(&["umount", target]);
     }
     node.fsck();
-}
-
-/// Bytes that neither compress nor repeat.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let next = || {
-        // Marsaglia's xorshift64.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[3]
-    };
-    std::iter::repeat_with(next).take(length).collect()
 }
 
 #[test]
@@ -197,7 +185,7 @@ fn attributes_are_kept() {
         Entry::file("none", "x").mode(0),
         Entry::file("xattrs", "x")
             .xattr("user.binary", &[0, 1, 0xff, b'=', b'\n'])
-            .xattr("user.long", &noise(3000, 1))
+            .xattr("user.long", &noise(1, 3000))
             .xattr("trusted.x", b"y"),
         Entry::directory("xattr-dir/")
             .xattr("user.on", b"directory")
@@ -231,7 +219,7 @@ fn attributes_are_kept() {
 
 #[test]
 fn contents_are_kept() {
-    let long = noise(5 << 20, 7);
+    let long = noise(7, 5 << 20);
     let zeros = vec![0; (1 << 20) + 17];
     let mut edited = long.clone();
     edited[3 << 20] ^= 0xff;
@@ -239,7 +227,7 @@ fn contents_are_kept() {
         Entry::file("empty", ""),
         Entry::file("empty-too", "").mode(0o600),
         Entry::file("byte", "x"),
-        Entry::file("mebibyte", noise(1 << 20, 9)),
+        Entry::file("mebibyte", noise(9, 1 << 20)),
         Entry::file("long", long.clone()),
         Entry::file("long-copy", long).mode(0o755).mtime("5"),
         Entry::file("zeros", zeros),

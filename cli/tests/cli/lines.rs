@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::compare::compare;
+use crate::files::noise;
 use crate::node::Node;
 use crate::snapshots::{assert_shows, create, ended, exceptions, node_with_box};
 
@@ -116,10 +117,7 @@ fn another_node_fetches_what_it_reads_and_little_more() {
     const UNREAD_BYTES: usize = 48 << 20;
     let node = node_with_box();
     let live = ended(&node, "s", "kernel");
-    let mut noise = vec![0; UNREAD_BYTES];
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"noise").finalize_xof().fill(&mut noise);
-    fs::write(live.join("unread"), noise).unwrap();
+    fs::write(live.join("unread"), noise(0, UNREAD_BYTES)).unwrap();
     fs::write(live.join("read"), "read").unwrap();
     let snapshot = create(&node, "s", &["--wait", "durable"]);
 

@@ -10,6 +10,7 @@ mod containerd;
 mod corpus;
 mod diff;
 mod export;
+mod files;
 mod hostile;
 mod images;
 mod ladder;

@@ -13,12 +13,12 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::compare::{Exceptions, compare};
+use crate::files::box_with_files;
 use crate::layout::{self, Layer, Packing};
 use crate::node::{Node, pause};
 use crate::region_nodes::Member;
-use crate::tar::{Entry, archive};
+use crate::tar::archive;
 
-const BUSYBOX: &str = "/bin/busybox";
 const NAME: &str = "burst:v1";
 /// As many as a member takes for a burst.
 const NODES: usize = 4;
@@ -67,26 +67,8 @@ impl Scale {
     }
 }
 
-fn noise(seed: u32) -> Vec<u8> {
-    let mut bytes = vec![0; FILE_BYTES];
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.finalize_xof().fill(&mut bytes);
-    bytes
-}
-
 fn small_image(home: &Node) -> String {
-    let busybox = std::fs::read(BUSYBOX).expect("busybox-static is installed");
-    let mut entries = vec![
-        Entry::directory("bin/"),
-        Entry::file("bin/busybox", busybox).mode(0o755),
-        Entry::symlink("bin/sh", "busybox"),
-        Entry::symlink("bin/cat", "busybox"),
-        Entry::directory("data/"),
-    ];
-    for number in 0..FILES {
-        entries.push(Entry::file(&format!("data/f{number:02}"), noise(number)));
-    }
+    let entries = box_with_files(FILES, FILE_BYTES);
     let path = home.path("layout");
     let layer = Layer::new(&archive(&entries), Packing::Gzip);
     layout::write(&path, &[layer], &json!({"Env": ["PATH=/bin"]}));

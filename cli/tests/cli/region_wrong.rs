@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::files::noise;
 use crate::layout::{self, Layer, Packing};
 use crate::node::{Node, pause};
 use crate::region_nodes::{MEMORY, Member};
@@ -131,18 +132,14 @@ fn another(object: &Path) -> Option<PathBuf> {
     others.max_by_key(|path| path.metadata().map_or(0, |data| data.len()))
 }
 
-fn noise(seed: u32) -> Vec<u8> {
-    let mut bytes = vec![0; FILE_BYTES];
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.finalize_xof().fill(&mut bytes);
-    bytes
+fn content(seed: u32) -> Vec<u8> {
+    noise(u64::from(seed), FILE_BYTES)
 }
 
 /// Adds an image, in layers that are packs of their own, and another one to be mixed up with it.
 fn add_images(home: &Node) {
     for (name, first) in [("app", 0), ("other", 1000)] {
-        let entries = (0..FILES).map(|n| Entry::file(&format!("f{n:02}"), noise(first + n)));
+        let entries = (0..FILES).map(|n| Entry::file(&format!("f{n:02}"), content(first + n)));
         let layer = Layer::new(&archive(&entries.collect::<Vec<_>>()), Packing::Plain);
         layout::write(&home.path(name), &[layer], &json!({}));
         let source = format!("oci:{}:v1", home.path(name).display());
@@ -189,7 +186,7 @@ fn read_through(url: &str, members: &str, flaw: Flaw) -> Value {
     on(&["mount", "app", mount.to_str().unwrap()]);
     for n in 0..FILES {
         let read = fs::read(mount.join(format!("f{n:02}")));
-        assert!(read.unwrap() == noise(n), "{flaw:?}: f{n:02} differs");
+        assert!(read.unwrap() == content(n), "{flaw:?}: f{n:02} differs");
     }
     on(&["umount", mount.to_str().unwrap()]);
     on(&["cache", "stats"])["region_cache"].clone()

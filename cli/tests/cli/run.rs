@@ -5,22 +5,21 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
+use crate::files::busybox;
 use crate::layout::{self, Layer, Packing};
 use crate::node::Node;
 use crate::tar::{Entry, archive};
 
-const BUSYBOX: &str = "/bin/busybox";
 const NOT_FOUND: i32 = 10;
 const BUSY: i32 = 11;
 
 /// Adds an image `box` of busybox whose config is `config`.
 fn node_with_box(config: &Value) -> Node {
     let node = Node::new();
-    let busybox = std::fs::read(BUSYBOX).expect("busybox-static is installed");
     let mut entries = vec![
         Entry::directory("./").mode(0o711),
         Entry::directory("bin/"),
-        Entry::file("bin/busybox", busybox).mode(0o755),
+        Entry::file("bin/busybox", busybox()).mode(0o755),
         Entry::directory("etc/"),
         Entry::file(
             "etc/passwd",

@@ -11,12 +11,12 @@ use rustix::fs::{XattrFlags, lsetxattr};
 use serde_json::{Value, json};
 
 use crate::compare::{Exceptions, compare};
+use crate::files::busybox;
 use crate::layout::{self, Layer, Packing};
 use crate::node::Node;
 use crate::tar::{Entry, archive};
 use crate::writes::{Change, Random, image};
 
-const BUSYBOX: &str = "/bin/busybox";
 const USAGE: i32 = 2;
 const NOT_FOUND: i32 = 10;
 /// Sequences, in the normal run and with `NACRE_TEST_LONG=1`.
@@ -33,11 +33,10 @@ pub(crate) fn node_with_box() -> Node {
 }
 
 pub(crate) fn add_box(node: &Node) {
-    let busybox = fs::read(BUSYBOX).expect("busybox-static is installed");
     let mut entries = image();
     entries.extend([
         Entry::directory("./bin/"),
-        Entry::file("./bin/busybox", busybox).mode(0o755),
+        Entry::file("./bin/busybox", busybox()).mode(0o755),
         Entry::symlink("./bin/true", "busybox"),
         Entry::symlink("./bin/sleep", "busybox"),
         Entry::symlink("./bin/sh", "busybox"),

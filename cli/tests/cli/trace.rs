@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
+use crate::files::box_with_files;
 use crate::layout::{self, Layer, Packing};
 use crate::node::{Node, pause};
-use crate::tar::{Entry, archive};
+use crate::tar::archive;
 
-const BUSYBOX: &str = "/bin/busybox";
 const FILES: u32 = 60;
 /// Every so many of the files are read.
 const STEP: usize = 6;
@@ -16,27 +16,9 @@ const FILE_BYTES: usize = 120_000;
 const POLLS_MAX: u32 = 400;
 const QUIET_POLLS: u32 = 12;
 
-fn noise(seed: u32) -> Vec<u8> {
-    let mut bytes = vec![0; FILE_BYTES];
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.finalize_xof().fill(&mut bytes);
-    bytes
-}
-
 /// Adds an image `box:v1` of busybox and some files to the store of `node`.
 fn add_box(node: &Node) {
-    let busybox = std::fs::read(BUSYBOX).expect("busybox-static is installed");
-    let mut entries = vec![
-        Entry::directory("bin/"),
-        Entry::file("bin/busybox", busybox).mode(0o755),
-        Entry::symlink("bin/sh", "busybox"),
-        Entry::symlink("bin/cat", "busybox"),
-        Entry::directory("data/"),
-    ];
-    for number in 0..FILES {
-        entries.push(Entry::file(&format!("data/f{number:02}"), noise(number)));
-    }
+    let entries = box_with_files(FILES, FILE_BYTES);
     let layout = node.path("layout");
     let layer = Layer::new(&archive(&entries), Packing::Plain);
     layout::write(&layout, &[layer], &json!({"Env": ["PATH=/bin"]}));

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::cri::{Cri, snapshot_names};
 use super::release::Release;
+use crate::files::busybox;
 use crate::layout::{self, Layer, Packing};
 use crate::node::{Node, pause};
 use crate::registry::Registry;
@@ -19,8 +20,6 @@ use crate::tar::{Entry, archive};
 
 /// For what starts or ends.
 const POLLS_MAX: u32 = 600;
-/// Statically linked, so that it runs in an image that has nothing else.
-const BUSYBOX: &str = "/bin/busybox";
 
 /// A node, containerd and a registry, which end with the test.
 pub(super) struct Scene {
@@ -165,10 +164,9 @@ impl Scene {
 
     /// Writes an image of these layers, with busybox in the first, as a layout.
     pub(super) fn write_layout(&self, name: &str, layers: &[&[Entry]]) {
-        let busybox = fs::read(BUSYBOX).expect("busybox-static is installed");
         let mut first = vec![
             Entry::directory("bin"),
-            Entry::file("bin/sh", busybox).mode(0o755),
+            Entry::file("bin/sh", busybox()).mode(0o755),
         ];
         let mut packed = Vec::new();
         for entries in layers {
