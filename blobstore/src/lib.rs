@@ -59,8 +59,8 @@ pub use hints::{
 pub use index::{ChunkIndex, IndexError, Location};
 pub use lease::{LEASE_TTL, Lease, LeaseError, LeaseRecord, list_leases};
 pub use metadata_image::{
-    METADATA_IMAGE_BYTES_MAX, MetadataImage, MetadataImageError, decode_metadata_image,
-    encode_metadata_image, fetch_metadata_image,
+    METADATA_IMAGE_BYTES_MAX, MetadataImage, MetadataImageError, encode_metadata_image,
+    fetch_metadata_image,
 };
 pub use pack::{Item, ItemKind, PackIndex, PackIndexError, PackKind, PackName};
 pub use pack_loader::{AWAITED_PACKS_MAX, PackLoader};

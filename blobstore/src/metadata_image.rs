@@ -7,8 +7,12 @@
 //! envelope "META": tree id | plain length uvarint | zstd frame bytes
 //!                  hints length uvarint | zstd frame of hints bytes
 //! ```
+//! Both frames are single ones, with windows of at most 8 MiB.
+//!
 //! The [hints](crate::Hints) of the tree's files travel with it: both are wanted when a start
 //! begins, and are derived.
+
+use std::io::{self, Read as _, Write};
 
 use bytes::Bytes;
 
@@ -30,6 +34,12 @@ const STORED_HINTS_BYTES_MAX: usize = HINTS_BYTES_MAX + (HINTS_BYTES_MAX >> 6);
 /// Source: RFC 8878, section 3.1.1.2.
 const EXPANSION_MAX: usize = (128 << 10) / 4;
 
+/// Most memory that a frame may want for what it refers back to, as a power of two: that of zstd's
+/// level 19.
+const WINDOW_LOG_MAX: u32 = 23;
+/// Bytes that are decompressed at once.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// Why a metadata image is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataImageError {
@@ -50,6 +60,9 @@ pub enum MetadataImageError {
     /// The body is not in the format.
     #[error("malformed metadata image: {0}")]
     Malformed(String),
+    /// What it was to be written to refused.
+    #[error("write metadata image: {0}")]
+    Write(#[source] io::Error),
 }
 
 impl From<Truncated> for MetadataImageError {
@@ -70,13 +83,18 @@ impl From<HintsError> for MetadataImageError {
     }
 }
 
-/// A metadata image that was checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A metadata image that was checked, as it is stored.
+#[derive(Debug, Clone)]
 pub struct MetadataImage {
-    /// The file system image.
-    pub plain: Vec<u8>,
-    /// What is read with which of its files.
-    pub hints: Hints,
+    plain: Part,
+    hints: Part,
+}
+
+/// Bytes that are stored as one zstd frame.
+#[derive(Debug, Clone)]
+struct Part {
+    plain_bytes: u64,
+    stored: Bytes,
 }
 
 impl MetadataImageId {
@@ -111,59 +129,113 @@ pub fn encode_metadata_image(
     Ok((MetadataImageId::new(id), bytes))
 }
 
-/// Decodes the bytes that were read for the metadata image `id` of `tree`. Allocates what they
-/// can hold at most, and no more than [`METADATA_IMAGE_BYTES_MAX`] and [`HINTS_BYTES_MAX`].
-///
-/// # Errors
-/// [`MetadataImageError`] for damage, another image or a broken limit.
-pub fn decode_metadata_image(
-    tree: TreeId,
-    id: MetadataImageId,
-    bytes: &[u8],
-) -> Result<MetadataImage, MetadataImageError> {
-    let opened = envelope::open(*b"META", bytes);
-    let (found, body) = opened.map_err(|source| MetadataImageError::Envelope { id, source })?;
-    let mut wire = Wire::new(body);
-    let found_tree = TreeId::new(Digest::from_bytes(wire.array()?));
-    if !cfg!(fuzzing) && (found != *id.digest() || found_tree != tree) {
-        return Err(MetadataImageError::Mismatch { id });
+impl MetadataImage {
+    /// Checks the bytes that were read for the metadata image `id` of `tree`: that they are those
+    /// that were stored, and within the limits. What is compressed stays so.
+    ///
+    /// # Errors
+    /// [`MetadataImageError`] for damage, another image or a broken limit.
+    pub fn open(
+        tree: TreeId,
+        id: MetadataImageId,
+        bytes: impl Into<Bytes>,
+    ) -> Result<Self, MetadataImageError> {
+        let bytes = bytes.into();
+        let opened = envelope::open(*b"META", &bytes);
+        let (found, body) = opened.map_err(|source| MetadataImageError::Envelope { id, source })?;
+        let mut wire = Wire::new(body);
+        let found_tree = TreeId::new(Digest::from_bytes(wire.array()?));
+        if !cfg!(fuzzing) && (found != *id.digest() || found_tree != tree) {
+            return Err(MetadataImageError::Mismatch { id });
+        }
+        let mut part = |plain_bytes_max, stored_bytes_max| {
+            Part::read(&bytes, &mut wire, plain_bytes_max, stored_bytes_max)
+        };
+        let plain = part(METADATA_IMAGE_BYTES_MAX, STORED_BYTES_MAX)?;
+        let hints = part(HINTS_BYTES_MAX, STORED_HINTS_BYTES_MAX)?;
+        wire.finish()?;
+        Ok(Self { plain, hints })
     }
-    let plain = decompress(&mut wire, METADATA_IMAGE_BYTES_MAX, STORED_BYTES_MAX)?;
-    let hints = decompress(&mut wire, HINTS_BYTES_MAX, STORED_HINTS_BYTES_MAX)?;
-    wire.finish()?;
-    let hints = match hints.as_slice() {
-        [] => Hints::default(),
-        hints => Hints::decode(hints)?,
-    };
-    Ok(MetadataImage { plain, hints })
+
+    /// Writes the file system image to `out`, in pieces and in order. Takes the memory of a frame's
+    /// window, which is 2 MiB of what [`encode_metadata_image`] makes and 8 MiB at most.
+    ///
+    /// # Errors
+    /// [`MetadataImageError::Malformed`], [`MetadataImageError::Write`]; then a part was written.
+    pub fn write_to(&self, out: &mut dyn Write) -> Result<(), MetadataImageError> {
+        self.plain.write_to(out)
+    }
+
+    /// Returns the hints of the tree's files. Takes milliseconds for 10,000 files.
+    ///
+    /// # Errors
+    /// [`MetadataImageError::Malformed`].
+    pub fn hints(&self) -> Result<Hints, MetadataImageError> {
+        let mut hints = Vec::new();
+        self.hints.write_to(&mut hints)?;
+        Ok(match hints.as_slice() {
+            [] => Hints::default(),
+            hints => Hints::decode(hints)?,
+        })
+    }
 }
 
-/// Reads a part of at most `plain_bytes_max`, of which at most `stored_bytes_max` are stored.
-fn decompress(
-    wire: &mut Wire<'_>,
-    plain_bytes_max: usize,
-    stored_bytes_max: usize,
-) -> Result<Vec<u8>, MetadataImageError> {
-    let plain_bytes = usize::try_from(wire.uvarint()?).unwrap_or(usize::MAX);
-    if plain_bytes > plain_bytes_max {
-        return Err(MetadataImageError::Malformed("it is too large".to_owned()));
+impl Part {
+    /// Reads where a part of at most `plain_bytes_max` is, of which at most `stored_bytes_max` are
+    /// stored.
+    fn read(
+        whole: &Bytes,
+        wire: &mut Wire<'_>,
+        plain_bytes_max: usize,
+        stored_bytes_max: usize,
+    ) -> Result<Self, MetadataImageError> {
+        let plain_bytes = usize::try_from(wire.uvarint()?).unwrap_or(usize::MAX);
+        if plain_bytes > plain_bytes_max {
+            return Err(MetadataImageError::Malformed("it is too large".to_owned()));
+        }
+        let stored = wire.bytes(stored_bytes_max)?;
+        if plain_bytes / EXPANSION_MAX > stored.len() {
+            let reason = format!("{} stored bytes for {plain_bytes}", stored.len());
+            return Err(MetadataImageError::Malformed(reason));
+        }
+        Ok(Self {
+            plain_bytes: plain_bytes as u64,
+            stored: whole.slice_ref(stored),
+        })
     }
-    let malformed = |error: std::io::Error| MetadataImageError::Malformed(error.to_string());
-    let stored = wire.bytes(stored_bytes_max)?;
-    if plain_bytes / EXPANSION_MAX > stored.len() {
-        let reason = format!("{} stored bytes for {plain_bytes}", stored.len());
-        return Err(MetadataImageError::Malformed(reason));
+
+    fn write_to(&self, out: &mut dyn Write) -> Result<(), MetadataImageError> {
+        let malformed = |error: io::Error| MetadataImageError::Malformed(error.to_string());
+        let mut decoder = zstd::Decoder::with_buffer(&*self.stored).map_err(malformed)?;
+        decoder.window_log_max(WINDOW_LOG_MAX).map_err(malformed)?;
+        // One byte more tells a frame that is too long.
+        let mut plain = decoder.single_frame().take(self.plain_bytes + 1);
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut written = 0;
+        loop {
+            let read = plain.read(&mut piece).map_err(malformed)?;
+            written += read as u64;
+            if read == 0 || written > self.plain_bytes {
+                break;
+            }
+            let done = out.write_all(&piece[..read]);
+            done.map_err(MetadataImageError::Write)?;
+        }
+        if written != self.plain_bytes {
+            let reason = format!("{written} bytes or more instead of {}", self.plain_bytes);
+            return Err(MetadataImageError::Malformed(reason));
+        }
+        if !plain.into_inner().finish().is_empty() {
+            return Err(MetadataImageError::Malformed(
+                "bytes after a frame".to_owned(),
+            ));
+        }
+        Ok(())
     }
-    let plain = zstd::bulk::decompress(stored, plain_bytes).map_err(malformed)?;
-    if plain.len() != plain_bytes {
-        let reason = format!("{} bytes instead of {plain_bytes}", plain.len());
-        return Err(MetadataImageError::Malformed(reason));
-    }
-    Ok(plain)
 }
 
 /// Fetches the bytes of a metadata image from a store, in one request, for
-/// [`decode_metadata_image`] to check.
+/// [`MetadataImage::open`] to check.
 ///
 /// # Errors
 /// [`StoreError::NotFound`] when it is not there; others of the store.
@@ -198,6 +270,17 @@ mod tests {
         encode_metadata_image(tree, plain, &hints()).unwrap()
     }
 
+    fn decode(
+        tree: TreeId,
+        id: MetadataImageId,
+        bytes: &[u8],
+    ) -> Result<(Vec<u8>, Hints), MetadataImageError> {
+        let image = MetadataImage::open(tree, id, bytes.to_vec())?;
+        let mut plain = Vec::new();
+        image.write_to(&mut plain)?;
+        Ok((plain, image.hints()?))
+    }
+
     #[test]
     fn round_trips_and_refuses_every_cut_another_id_and_another_tree() {
         let tree = TreeId::new(Digest::of(b"tree"));
@@ -205,15 +288,14 @@ mod tests {
         let (id, bytes) = encode(tree, &plain);
         assert_eq!(encode(tree, &plain).0, id);
         assert!(bytes.len() < plain.len() / 2);
-        let decoded = decode_metadata_image(tree, id, &bytes).unwrap();
-        assert_eq!((decoded.plain, decoded.hints), (plain, hints()));
+        assert_eq!(decode(tree, id, &bytes).unwrap(), (plain, hints()));
         for end in 0..bytes.len() {
-            assert!(decode_metadata_image(tree, id, &bytes[..end]).is_err());
+            assert!(decode(tree, id, &bytes[..end]).is_err());
         }
         let other = MetadataImageId::new(Digest::of(b"other"));
-        let error = decode_metadata_image(tree, other, &bytes).unwrap_err();
+        let error = decode(tree, other, &bytes).unwrap_err();
         assert!(matches!(error, MetadataImageError::Mismatch { .. }));
-        let error = decode_metadata_image(TreeId::new(Digest::of(b"x")), id, &bytes).unwrap_err();
+        let error = decode(TreeId::new(Digest::of(b"x")), id, &bytes).unwrap_err();
         assert!(matches!(error, MetadataImageError::Mismatch { .. }));
     }
 
@@ -229,7 +311,7 @@ mod tests {
             body.put_bytes(&[]);
             let (id, bytes) = envelope::seal(*b"META", &body);
             let id = MetadataImageId::new(id);
-            let error = decode_metadata_image(tree, id, &bytes).unwrap_err();
+            let error = decode(tree, id, &bytes).unwrap_err();
             assert!(
                 matches!(error, MetadataImageError::Malformed(_)),
                 "{claimed}"
@@ -244,9 +326,6 @@ mod tests {
         let tree = TreeId::new(Digest::of(b"tree"));
         let plain = vec![0; 16 << 20];
         let (id, bytes) = encode(tree, &plain);
-        assert_eq!(
-            decode_metadata_image(tree, id, &bytes).unwrap().plain,
-            plain
-        );
+        assert!(decode(tree, id, &bytes).unwrap().0 == plain);
     }
 }

@@ -11,12 +11,12 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nacre_blobstore::{Clock, Digest, METADATA_IMAGE_BYTES_MAX, TreeId};
+use nacre_blobstore::{Clock, Digest, METADATA_IMAGE_BYTES_MAX, MetadataImageError, TreeId};
 
 use crate::mount::{MountError, Umount, is_metadata, metadata, overlay_options, umount};
 
@@ -40,6 +40,9 @@ pub enum MetadataMountError {
     /// The kernel refused.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// The image is not in its format.
+    #[error(transparent)]
+    Image(MetadataImageError),
 }
 
 /// Mounts metadata images below a folder. Share it behind an `Arc`; all calls block.
@@ -101,21 +104,27 @@ impl MetadataMounts {
         Ok(Some(target))
     }
 
-    /// Puts the image of `tree` on the disk and mounts it, unless it is mounted.
+    /// Puts the image of `tree`, which `write` writes, on the disk and mounts it, unless it is
+    /// mounted.
     ///
     /// # Errors
-    /// [`MetadataMountError`].
-    pub fn mount(&self, tree: TreeId, image: &[u8]) -> Result<PathBuf, MetadataMountError> {
+    /// [`MetadataMountError`]; what was written is dropped.
+    pub fn mount(
+        &self,
+        tree: TreeId,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), MetadataImageError>,
+    ) -> Result<PathBuf, MetadataMountError> {
         let mut used = self.lock();
         let target = self.mounts.join(tree.to_string());
         if !is_metadata(&target) {
             let path = self.images.join(tree.to_string());
-            let write = || {
-                let mut file = fs::File::create(&path)?;
-                file.write_all(image)?;
-                file.write_all(Digest::of(image).as_bytes())
-            };
-            write().map_err(failed("write", &path))?;
+            if let Err(error) = write_sealed(&path, write) {
+                drop(fs::remove_file(&path));
+                return Err(match error {
+                    MetadataImageError::Write(source) => failed("write", &path)(source),
+                    error => MetadataMountError::Image(error),
+                });
+            }
             mount_at(&path, &target)?;
         }
         used.insert(tree, self.clock.elapsed());
@@ -239,6 +248,39 @@ fn shown(path: &Path) -> Option<String> {
     let path = path.to_str()?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte);
     path.bytes().all(is_plain).then(|| path.to_owned())
+}
+
+/// A file that is hashed as it is written, while what is written is in the processor's cache.
+struct Hashed {
+    file: fs::File,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Writes an image, and after it its BLAKE3.
+fn write_sealed(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), MetadataImageError>,
+) -> Result<(), MetadataImageError> {
+    let mut hashed = Hashed {
+        file: fs::File::create(path).map_err(MetadataImageError::Write)?,
+        hasher: blake3::Hasher::new(),
+    };
+    write(&mut hashed)?;
+    let digest = hashed.hasher.finalize();
+    let sealed = hashed.file.write_all(digest.as_bytes());
+    sealed.map_err(MetadataImageError::Write)
 }
 
 fn mount_at(image: &Path, target: &Path) -> Result<(), MetadataMountError> {

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use nacre_blobstore::{
     Collected, CollectedKind, Condemned, Digest, FrameEntry, ItemKind, Key, LeaseRecord,
     MetadataImageId, Moved, PackId, PackIndex, PackKind, PackName, Record, RecordId, RecordKind,
-    RefName, Trace, TreeId, UnverifiedBytes, decode_metadata_image, encode_metadata_image,
+    RefName, Trace, TreeId, UnverifiedBytes, encode_metadata_image,
 };
-use nacre_fuzz::join_frame;
+use nacre_fuzz::{decode_metadata_image, join_frame};
 
 type Failure = Box<dyn Error>;
 
@@ -138,11 +138,11 @@ impl Found {
         // Neither is compared under `cfg(fuzzing)`.
         let tree = TreeId::new(Digest::of(b""));
         let any_id = MetadataImageId::new(Digest::of(b""));
-        let mut image = decode_metadata_image(tree, any_id, bytes)?;
-        self.hints.add(image.hints.encode().unwrap_or_default());
-        image.plain.truncate(METADATA_IMAGE_BYTES);
+        let (mut plain, hints) = decode_metadata_image(tree, any_id, bytes)?;
+        self.hints.add(hints.encode().unwrap_or_default());
+        plain.truncate(METADATA_IMAGE_BYTES);
         self.metadata_images
-            .add(encode_metadata_image(tree, &image.plain, &image.hints)?.1);
+            .add(encode_metadata_image(tree, &plain, &hints)?.1);
         Ok(())
     }
 

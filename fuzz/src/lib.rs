@@ -4,7 +4,9 @@ pub mod file_system;
 
 use std::ops::Range;
 
-use nacre_blobstore::{Digest, FrameEntry, FrameItem};
+use nacre_blobstore::{
+    Digest, FrameEntry, FrameItem, Hints, MetadataImage, MetadataImageError, MetadataImageId, TreeId,
+};
 
 /// The `compat` and `ro_compat` words of an envelope, which a reader ignores.
 const IGNORED_WORDS: Range<usize> = 10..18;
@@ -23,6 +25,21 @@ pub fn assert_canonical(encoded: &[u8], original: &[u8]) {
         object
     };
     assert_eq!(comparable(encoded), comparable(original));
+}
+
+/// Reads the metadata image `id` of `tree` whole.
+///
+/// # Errors
+/// Those of reading it.
+pub fn decode_metadata_image(
+    tree: TreeId,
+    id: MetadataImageId,
+    bytes: &[u8],
+) -> Result<(Vec<u8>, Hints), MetadataImageError> {
+    let image = MetadataImage::open(tree, id, bytes.to_vec())?;
+    let mut plain = Vec::new();
+    image.write_to(&mut plain)?;
+    Ok((plain, image.hints()?))
 }
 
 /// Reads the input of the `frame` target: the number of items in a byte, their lengths as

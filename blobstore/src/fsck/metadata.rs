@@ -2,13 +2,16 @@
 //! its tree, no data; it is a problem all the same, as its record names it.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::{FsckError, FsckReport, find_stray};
 use crate::metadata_image::METADATA_FOLDER;
 use crate::{
-    BlobStore, MetadataImageId, Record, RecordId, StoreError, decode_metadata_image,
-    fetch_metadata_image,
+    BlobStore, MetadataImage, MetadataImageError, MetadataImageId, Record, RecordId, StoreError,
+    TreeId, fetch_metadata_image,
 };
 
 /// Checks that the metadata images which records name are there, and right with `read_data`.
@@ -26,7 +29,7 @@ pub(super) async fn check(
     for (image, tree) in &named {
         let found = if read_data {
             let fetched = fetch_metadata_image(&**store, *image).await;
-            fetched.map(|bytes| decode_metadata_image(*tree, *image, &bytes).err())
+            fetched.map(|bytes| read(*tree, *image, bytes).err())
         } else {
             store.size(&image.key()).await.map(|_| None)
         };
@@ -41,4 +44,10 @@ pub(super) async fn check(
     }
     let kept: BTreeSet<MetadataImageId> = named.into_iter().map(|(image, _)| image).collect();
     find_stray(store, METADATA_FOLDER, &kept, report).await
+}
+
+fn read(tree: TreeId, id: MetadataImageId, bytes: Bytes) -> Result<(), MetadataImageError> {
+    let image = MetadataImage::open(tree, id, bytes)?;
+    image.write_to(&mut io::sink())?;
+    image.hints().map(drop)
 }

@@ -47,13 +47,17 @@ fn image(number: u8) -> (TreeId, Vec<u8>) {
     (TreeId::new(Digest::of(&[number])), image.finish())
 }
 
+fn whole(bytes: &[u8]) -> impl FnOnce(&mut dyn Write) -> Result<(), MetadataImageError> {
+    |out| out.write_all(bytes).map_err(MetadataImageError::Write)
+}
+
 #[test]
 fn an_image_is_mounted_once_and_found_again() {
     let scene = Scene::new();
     let (tree, bytes) = image(1);
     assert_eq!(scene.mounts.mounted(tree).unwrap(), None);
-    let at = scene.mounts.mount(tree, &bytes).unwrap();
-    assert_eq!(scene.mounts.mount(tree, &bytes).unwrap(), at);
+    let at = scene.mounts.mount(tree, whole(&bytes)).unwrap();
+    assert_eq!(scene.mounts.mount(tree, whole(&bytes)).unwrap(), at);
     assert_eq!(open(scene.folder.path()).mounted(tree).unwrap(), Some(at));
     assert_eq!(scene.points().len(), 1);
     umount(&scene.points()[0], Umount::IfIdle).unwrap();
@@ -67,26 +71,51 @@ fn an_image_is_mounted_once_and_found_again() {
 #[test]
 fn an_image_that_changed_on_the_disk_is_not_mounted() {
     let (tree, bytes) = image(1);
-    let whole = [&bytes[..], Digest::of(&bytes).as_bytes()].concat();
-    for cut in [0, 31, 32, 1024, whole.len() - 1, whole.len()] {
+    let sealed = [&bytes[..], Digest::of(&bytes).as_bytes()].concat();
+    for cut in [0, 31, 32, 1024, sealed.len() - 1, sealed.len()] {
         let scene = Scene::new();
-        let mut damaged = whole.clone();
+        let mut damaged = sealed.clone();
         damaged.truncate(cut);
-        if cut == whole.len() {
+        if cut == sealed.len() {
             damaged[1024] ^= 1;
         }
         fs::write(scene.image_file(tree), damaged).unwrap();
         assert_eq!(scene.mounts.mounted(tree).unwrap(), None, "{cut}");
         assert!(!scene.image_file(tree).exists());
-        scene.mounts.mount(tree, &bytes).unwrap();
+        scene.mounts.mount(tree, whole(&bytes)).unwrap();
     }
+}
+
+#[test]
+fn an_image_that_cannot_be_written_whole_is_dropped() {
+    let scene = Scene::new();
+    let (tree, bytes) = image(1);
+    for is_damaged in [true, false] {
+        let failed = scene.mounts.mount(tree, |out| {
+            out.write_all(&bytes[..100]).unwrap();
+            Err(if is_damaged {
+                MetadataImageError::Malformed("half of it".to_owned())
+            } else {
+                MetadataImageError::Write(io::Error::other("full"))
+            })
+        });
+        let told = match failed.unwrap_err() {
+            MetadataMountError::Image(_) => true,
+            MetadataMountError::Io { .. } => false,
+            other @ MetadataMountError::Mount(_) => panic!("{other}"),
+        };
+        assert_eq!(told, is_damaged);
+        assert!(!scene.image_file(tree).exists());
+    }
+    assert_eq!(scene.points(), [] as [PathBuf; 0]);
+    scene.mounts.mount(tree, whole(&bytes)).unwrap();
 }
 
 #[test]
 fn a_mount_goes_away_with_its_last_overlay_and_not_before() {
     let scene = Scene::new();
     let (tree, bytes) = image(1);
-    let at = scene.mounts.mount(tree, &bytes).unwrap();
+    let at = scene.mounts.mount(tree, whole(&bytes)).unwrap();
     let (target, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let spec = OverlaySpec {
         lower: Lower {

@@ -1,12 +1,13 @@
 //! Making images readable on the node.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nacre_blobstore::{
-    Hints, Reader, RecordId, TreeId, decode_metadata_image, fetch_metadata_image, load_packs,
+    MetadataImage, MetadataImageError, Reader, RecordId, TreeId, fetch_metadata_image, load_packs,
 };
 use nacre_fs::erofs::{ErofsError, metadata_image};
 use nacre_fs::mount::Lower;
@@ -44,12 +45,6 @@ impl Opening {
             locks: std::array::from_fn(|_| AsyncMutex::default()),
         }
     }
-}
-
-/// A mounted metadata image, and the hints that came with it if it was fetched.
-struct Stored {
-    mounted: PathBuf,
-    hints: Option<Hints>,
 }
 
 impl Node {
@@ -154,17 +149,11 @@ impl Node {
                 None
             }
             Some(mounts) => {
-                let stored = self.mount_stored(mounts, image, tree);
+                let stored = self.mount_stored(mounts, image, tree, told);
                 let (expected, stored) = tokio::join!(expected, stored);
                 expected?;
                 match stored? {
-                    Some(stored) => {
-                        if let Some(hints) = stored.hints {
-                            // Nobody may want them.
-                            let _unwanted = told.send(hints);
-                        }
-                        Some(stored.mounted)
-                    }
+                    Some(mounted) => Some(mounted),
                     None => self.mount_built(mounts, tree, wanted).await?,
                 }
             }
@@ -266,17 +255,17 @@ impl Node {
     }
 
     /// Mounts the metadata image of `tree` that the disk or the store has. `None` where neither has
-    /// a right one.
+    /// a right one. One from the store is `told`, for its hints.
     async fn mount_stored(
         &self,
         mounts: &Arc<MetadataMounts>,
         image: &Mountable,
         tree: TreeId,
-    ) -> Result<Option<Stored>, NodeError> {
+        told: oneshot::Sender<MetadataImage>,
+    ) -> Result<Option<PathBuf>, NodeError> {
         let here = off_reactor(mounts, move |mounts| mounts.mounted(tree)).await?;
-        if let Some(mounted) = here {
-            let hints = None;
-            return Ok(Some(Stored { mounted, hints }));
+        if here.is_some() {
+            return Ok(here);
         }
         let Some(id) = image.record.metadata_images.get(&tree) else {
             return Ok(None);
@@ -291,17 +280,20 @@ impl Node {
         };
         // Checking and decompressing takes longer than mounting.
         off_reactor(mounts, move |mounts| {
-            match decode_metadata_image(tree, id, &bytes) {
-                Ok(image) => {
-                    let mounted = mounts.mount(tree, &image.plain)?;
-                    let hints = Some(image.hints);
-                    Ok(Some(Stored { mounted, hints }))
-                }
-                Err(error) => {
+            let mount = || {
+                let image = MetadataImage::open(tree, id, bytes);
+                let image = image.map_err(MetadataMountError::Image)?;
+                // Nobody may want them.
+                let _unwanted = told.send(image.clone());
+                mounts.mount(tree, |out| image.write_to(out)).map(Some)
+            };
+            mount().or_else(|error| match error {
+                MetadataMountError::Image(error) => {
                     tracing::warn!(%tree, %error, "build a metadata image anew");
                     Ok(None)
                 }
-            }
+                error => Err(error),
+            })
         })
         .await
     }
@@ -315,9 +307,14 @@ impl Node {
         wanted: Option<MountMode>,
     ) -> Result<Option<PathBuf>, NodeError> {
         match metadata_image(tree, &*self.reader).await {
-            Ok(bytes) => off_reactor(mounts, move |mounts| mounts.mount(tree, &bytes))
-                .await
-                .map(Some),
+            Ok(bytes) => {
+                let write = move |out: &mut dyn Write| {
+                    out.write_all(&bytes).map_err(MetadataImageError::Write)
+                };
+                off_reactor(mounts, move |mounts| mounts.mount(tree, write))
+                    .await
+                    .map(Some)
+            }
             Err(error @ ErofsError::Unrepresentable { .. }) if wanted.is_none() => {
                 tracing::warn!(%tree, %error, "serve a tree by FUSE");
                 Ok(None)
