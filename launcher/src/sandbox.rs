@@ -175,8 +175,12 @@ impl Sandbox {
         )
     }
 
-    /// Mounts the root file system.
-    pub(crate) fn mount_rootfs(&self) -> Result<(), LaunchError> {
+    /// Mounts the root file system. With `is_ephemeral` nothing that is written there is ever synced:
+    /// otherwise overlayfs writes all of the disk below out when it is unmounted, what the node just
+    /// fetched with it (`fs/overlayfs/super.c`, `ovl_sync_fs`), to keep files that are removed next.
+    pub(crate) fn mount_rootfs(&self, is_ephemeral: bool) -> Result<(), LaunchError> {
+        let mut options = overlay_options(&self.record.lower);
+        options.extend(is_ephemeral.then(|| "volatile".to_owned()));
         mount::overlay(&OverlaySpec {
             lower: self.record.lower.clone(),
             upper: Some(UpperDirs {
@@ -184,7 +188,7 @@ impl Sandbox {
                 work: self.dir.join("work"),
             }),
             target: self.rootfs(),
-            options: overlay_options(&self.record.lower),
+            options,
         })?;
         Ok(())
     }

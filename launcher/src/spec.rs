@@ -133,7 +133,8 @@ pub struct SandboxSpec {
     pub hostname: Option<String>,
     /// The runtime.
     pub runtime: RuntimeKind,
-    /// Removes the sandbox when its process ends; for [`run`](crate::Launcher::run) only.
+    /// Removes the sandbox when its process ends; for [`run`](crate::Launcher::run) only. What it
+    /// writes is not synced then, whatever it asks for, and does not outlive a power loss.
     pub remove_on_exit: bool,
 }
 

@@ -86,7 +86,7 @@ fn create_named(
     };
     let etc = etc_files(spec.network, &hostname)?;
     let sandbox = Sandbox::create(sandboxes, name, record, &config, &etc, &mounts)?;
-    match prepare_rootfs(&sandbox) {
+    match prepare_rootfs(&sandbox, spec.remove_on_exit) {
         Ok(()) => Ok(sandbox),
         Err(error) => {
             sandbox.remove_files()?;
@@ -95,8 +95,8 @@ fn create_named(
     }
 }
 
-fn prepare_rootfs(sandbox: &Sandbox) -> Result<(), LaunchError> {
-    sandbox.mount_rootfs()?;
+fn prepare_rootfs(sandbox: &Sandbox, is_ephemeral: bool) -> Result<(), LaunchError> {
+    sandbox.mount_rootfs(is_ephemeral)?;
     sandbox.mount_trees()?;
     let cwd = &sandbox.record.process.cwd;
     RootedDir::open(&sandbox.rootfs())

@@ -83,6 +83,22 @@ async fn a_sandbox_that_is_kept_tells_its_exit_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_at_the_end_is_never_synced() {
+    let scene = Scene::new();
+    for remove_on_exit in [true, false] {
+        let spec = SandboxSpec {
+            remove_on_exit,
+            ..scene.shell("echo 1 > /made; sync; grep ' / ' /proc/mounts")
+        };
+        let done = scene.run(spec).await.unwrap();
+        assert_eq!(done.code, 0, "{}", done.err);
+        let options = done.out.trim_end().rsplit(' ').nth(2).unwrap();
+        let is_volatile = options.split(',').any(|option| option.ends_with("volatile"));
+        assert_eq!(is_volatile, remove_on_exit, "{}", done.out);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exec_runs_beside_the_process() {
     let _no_signals = SIGNALS.read().await;
     let scene = Scene::new();
