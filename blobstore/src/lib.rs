@@ -16,6 +16,7 @@ mod fsck;
 mod gc;
 mod hints;
 mod index;
+mod kept;
 mod lease;
 mod metadata_image;
 mod pack;
@@ -57,6 +58,7 @@ pub use hints::{
     ContentHint, HINTED_CONTENTS_MAX, HINTS_BYTES_MAX, Hinted, Hints, HintsError, HintsWalk,
 };
 pub use index::{ChunkIndex, IndexError, Location};
+pub use kept::{KeptError, KeptItems};
 pub use lease::{LEASE_TTL, Lease, LeaseError, LeaseRecord, list_leases};
 pub use metadata_image::{
     METADATA_IMAGE_BYTES_MAX, MetadataImage, MetadataImageError, encode_metadata_image,

@@ -28,7 +28,8 @@ use crate::index::LOCATIONS_MAX;
 use crate::pack::ItemKind;
 use crate::{
     CatalogError, Chunk, ChunkId, ChunkIndex, ChunkList, ChunkSource, ContentId, Digest,
-    IndexError, Location, PackLoader, StoreError, Tier, Tree, TreeError, TreeId, UnverifiedBytes,
+    IndexError, KeptItems, Location, PackLoader, StoreError, Tier, Tree, TreeError, TreeId,
+    UnverifiedBytes,
 };
 use fetch::Shared;
 use flight::SingleFlight;
@@ -116,6 +117,8 @@ impl ReadError {
 pub struct Reader {
     shared: Arc<Shared>,
     trees: Mutex<Recent<TreeId, Arc<Tree>>>,
+    /// The node's disk, for trees and chunk lists.
+    kept: Option<Arc<KeptItems>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -163,7 +166,18 @@ impl Reader {
             counters: Counters::default(),
         });
         let trees = Mutex::new(Recent::new(options.tree_cache_bytes));
-        Self { shared, trees }
+        let kept = None;
+        Self {
+            shared,
+            trees,
+            kept,
+        }
+    }
+
+    /// Keeps the trees and chunk lists that are read from a tier in `kept`, and reads them there first.
+    pub fn keeping(mut self, kept: Arc<KeptItems>) -> Self {
+        self.kept = Some(kept);
+        self
     }
 
     /// Returns the index that this reader looks things up in.
@@ -194,11 +208,34 @@ impl Reader {
         if let Some(tree) = lock(&self.trees).get(&id) {
             return Ok(tree);
         }
-        let bytes = self.item(ItemKind::Tree(id)).await?.into_untrusted();
-        let tree = Tree::decode(id, &bytes);
-        let tree = Arc::new(tree.map_err(|e: TreeError| corrupt(ItemKind::Tree(id), &e))?);
-        lock(&self.trees).insert(id, Arc::clone(&tree), bytes.len());
+        let kept = self.kept.as_ref().and_then(|kept| kept.tree(id));
+        let (tree, len_bytes) = match kept {
+            Some(kept) => kept,
+            None => {
+                let bytes = self.item(ItemKind::Tree(id)).await?.into_untrusted();
+                let tree = Tree::decode(id, &bytes);
+                let tree = tree.map_err(|e: TreeError| corrupt(ItemKind::Tree(id), &e))?;
+                let len_bytes = bytes.len();
+                self.keep(move |kept| kept.keep_tree(id, &bytes)).await;
+                (tree, len_bytes)
+            }
+        };
+        let tree = Arc::new(tree);
+        lock(&self.trees).insert(id, Arc::clone(&tree), len_bytes);
         Ok(tree)
+    }
+
+    fn kept_chunk_list(&self, content: ContentId) -> Option<ChunkList> {
+        let kept = self.kept.as_ref()?.chunk_list(content)?;
+        (kept.content() == content).then_some(kept)
+    }
+
+    /// Keeps what was read from a tier, on a thread for what blocks.
+    async fn keep(&self, keep: impl FnOnce(&KeptItems) + Send + 'static) {
+        if let Some(kept) = self.kept.clone() {
+            // What is not kept is read again.
+            drop(tokio::task::spawn_blocking(move || keep(&kept)).await);
+        }
     }
 
     /// Returns the verified chunks' list of a content that is `size_bytes` long.
@@ -218,24 +255,41 @@ impl Reader {
         } else if small {
             ChunkList::new(content, u32::try_from(size_bytes).map(|len| (single, len)))
         } else {
-            let (location, bytes) = self.found(kind).await?;
-            let bytes = bytes.into_untrusted();
-            let expected = self
-                .entry(kind, location)?
-                .items
-                .get(location.item as usize)
-                .copied();
-            if expected.is_none_or(|item| item.hash != Digest::of(&bytes)) {
-                return Err(corrupt(kind, &"bytes do not match their hash"));
+            let kept = self.kept_chunk_list(content);
+            match kept.filter(|list| is_of(list, content, size_bytes)) {
+                Some(kept) => Some(kept),
+                None => Some(self.stored_chunk_list(content, size_bytes).await?),
             }
-            Some(ChunkList::decode(&bytes).map_err(|e: ChunkListError| corrupt(kind, &e))?)
         };
         match list {
-            Some(list) if list.content() == content && list.size_bytes() == size_bytes => {
-                Ok(Arc::new(list))
-            }
+            Some(list) if is_of(&list, content, size_bytes) => Ok(Arc::new(list)),
             _ => Err(corrupt(kind, &"the list is of another content or length")),
         }
+    }
+
+    /// Returns a chunk list that a tier has, as its pack's index describes it.
+    async fn stored_chunk_list(
+        &self,
+        content: ContentId,
+        size_bytes: u64,
+    ) -> Result<ChunkList, ReadError> {
+        let kind = ItemKind::ChunkList(content);
+        let (location, bytes) = self.found(kind).await?;
+        let bytes = bytes.into_untrusted();
+        let expected = self
+            .entry(kind, location)?
+            .items
+            .get(location.item as usize)
+            .copied();
+        if expected.is_none_or(|item| item.hash != Digest::of(&bytes)) {
+            return Err(corrupt(kind, &"bytes do not match their hash"));
+        }
+        let list = ChunkList::decode(&bytes).map_err(|e: ChunkListError| corrupt(kind, &e))?;
+        if is_of(&list, content, size_bytes) {
+            self.keep(move |kept| kept.keep_chunk_list(content, &bytes))
+                .await;
+        }
+        Ok(list)
     }
 
     /// Returns the length of a content that is in a known pack.
@@ -256,6 +310,9 @@ impl Reader {
             return item
                 .map(|i| i.len_bytes.into())
                 .ok_or_else(|| not_found(chunk));
+        }
+        if let Some(list) = self.kept_chunk_list(content) {
+            return Ok(list.size_bytes());
         }
         let bytes = self.item(kind).await?.into_untrusted();
         let list = ChunkList::decode(&bytes).map_err(|e| corrupt(kind, &e))?;
@@ -355,6 +412,10 @@ impl Reader {
             .item(location.item)
             .ok_or_else(|| corrupt(kind, &"frame has no such item"))
     }
+}
+
+fn is_of(list: &ChunkList, content: ContentId, size_bytes: u64) -> bool {
+    list.content() == content && list.size_bytes() == size_bytes
 }
 
 fn not_found(kind: ItemKind) -> ReadError {

@@ -9,6 +9,7 @@ mod api;
 mod cache;
 mod client;
 mod diff;
+mod kept_trees;
 mod mountable;
 mod named;
 mod node;

@@ -178,6 +178,30 @@ async fn trees_and_lists_are_read_and_lists_of_another_length_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trees_and_lists_that_are_kept_are_read_without_a_store() {
+    let bench = Bench::new(0..4).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (id, _) = tree().encode().unwrap();
+    let expected = list();
+    let content = expected.content();
+    for is_there in [true, false] {
+        bench.faults.set_partitioned(!is_there);
+        let kept = Arc::new(KeptItems::open(folder.path(), 1 << 20).unwrap());
+        let reader = bench.reader(UNCACHED).keeping(kept);
+        assert_eq!(*reader.tree(id).await.unwrap(), tree());
+        assert_eq!(
+            *reader.chunk_list(content, 1_600_000).await.unwrap(),
+            expected
+        );
+        assert_eq!(reader.content_size(content).await.unwrap(), 1_600_000);
+        let wrong = reader.chunk_list(content, 1_600_001).await;
+        assert!(wrong.is_err(), "there is none of that length");
+    }
+    let reader = bench.reader(UNCACHED);
+    assert!(reader.tree(id).await.is_err(), "the store is cut off");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_readers_of_one_frame_cost_one_fetch_also_when_it_fails() {
     let bench = Bench::new(0..2).await;
     let reader = Arc::new(bench.reader(UNCACHED));

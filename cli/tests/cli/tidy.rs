@@ -12,13 +12,17 @@ const LAYERS: [&[&str]; 5] = [
     &["nacre-cli"],
 ];
 
-/// Heavy libraries, and the only places that may name each; RocksDB has one for each owner of an
-/// index.
+/// Heavy libraries, and the only places that may name each; RocksDB has one for each owner of a
+/// database.
 const CONFINED: [(&str, &[&str]); 5] = [
     ("object_store::", &["blobstore/src/store"]),
     (
         "rocksdb::",
-        &["blobstore/src/index", "snapshotter/src/containerd/index"],
+        &[
+            "blobstore/src/index",
+            "blobstore/src/kept",
+            "snapshotter/src/containerd/index",
+        ],
     ),
     ("fuser::", &["fs/src/fuse"]),
     ("oci_client::", &["snapshotter/src/oci"]),

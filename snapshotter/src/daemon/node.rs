@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nacre_blobstore::{
     BlobStore, CatalogError, ChunkIndex, ChunkSource, Clock, CrashHook, IndexError, Origin,
-    PackLoader, ReadError, Reader, ReaderOptions, RegionWriter, StagedStore, TraceError,
+    PackLoader, ReadError, Reader, ReaderOptions, RecordId, RegionWriter, StagedStore, TraceError,
     TreePathError,
 };
 use nacre_fs::erofs::ErofsError;
@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 
 use super::api::{FinishedTrace, NodeInfo};
 use super::cache::recheck;
+use super::kept_trees::KeptTrees;
 use super::open::Opening;
 use super::pending::{Pending, Uploads};
 use crate::containerd::{ContainerError, Containerd};
@@ -133,6 +134,9 @@ pub enum NodeError {
     /// A container of containerd is not to be had.
     #[error(transparent)]
     Container(#[from] ContainerError),
+    /// The store has not given a record in time.
+    #[error("the store has not given record {0} in time")]
+    Late(RecordId),
     /// A task of the daemon ended early.
     #[error("a task of the daemon ended early")]
     Stopped,
@@ -150,6 +154,8 @@ pub struct Node {
     pub(super) index: Arc<ChunkIndex>,
     pub(super) loader: Arc<PackLoader>,
     pub(super) reader: Arc<Reader>,
+    /// None where the disk does not take them.
+    pub(super) kept: Option<KeptTrees>,
     pub(super) cache: Arc<NodeCache>,
     pub(super) opening: Opening,
     pub(crate) containerd: Arc<Containerd>,
@@ -191,11 +197,8 @@ impl Node {
             PackLoader::new(Arc::clone(&store), Arc::clone(&index))?
         };
         let loader = Arc::new(loader);
-        let reader = Arc::new(Reader::with_loader(
-            Arc::clone(&loader),
-            sources,
-            ReaderOptions::default(),
-        ));
+        let reader = Reader::with_loader(Arc::clone(&loader), sources, ReaderOptions::default());
+        let (reader, kept) = keep_trees(reader, &options, &runtime);
         let cache = options.root.join("cache");
         make_private(&cache)?;
         let clock = Arc::clone(&options.clock);
@@ -230,6 +233,7 @@ impl Node {
             index,
             loader,
             reader,
+            kept,
             cache,
             opening: Opening::new(metadata),
             containerd: Arc::default(),
@@ -329,6 +333,7 @@ impl Node {
                     Ok(Err(_)) => return Err(NodeError::Stopped),
                     Err(_) => tracing::warn!("the kernel still uses what was unmounted"),
                 }
+                self.end_walks();
                 self.loader.stop().await;
                 self.traces.stop().await;
                 Ok(self.cache.close().await?)
@@ -350,6 +355,7 @@ impl Node {
 
     async fn leave(&self, session: ContentSession) -> Result<(), NodeError> {
         session.leave().await;
+        self.end_walks();
         // What waits for packs would wait in vain; the next daemon is asked again.
         self.loader.stop().await;
         let close = async {
@@ -378,9 +384,37 @@ impl Node {
         }
     }
 
+    /// Ends the keeping of trees that nobody asked for.
+    fn end_walks(&self) {
+        if let Some(kept) = &self.kept {
+            kept.stop();
+        }
+    }
+
     fn take_session(&self) -> Result<ContentSession, NodeError> {
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         session.take().ok_or(NodeError::Stopped)
+    }
+}
+
+/// Has a reader keep trees on the node's disk, if that takes them.
+fn keep_trees(
+    reader: Reader,
+    options: &NodeOptions,
+    runtime: &Handle,
+) -> (Arc<Reader>, Option<KeptTrees>) {
+    match KeptTrees::open(&options.root) {
+        Ok(kept) => {
+            let reader = Arc::new(reader.keeping(Arc::clone(&kept)));
+            let _entered = runtime.enter();
+            let clock = Arc::clone(&options.clock);
+            let kept = KeptTrees::start(kept, Arc::clone(&reader), clock);
+            (reader, Some(kept))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "keep no trees");
+            (Arc::new(reader), None)
+        }
     }
 }
 

@@ -25,7 +25,7 @@ const RECORDS_MAX: usize = 256;
 /// what the first fetched.
 const OPEN_LOCKS: usize = 64;
 
-/// How long a layer that is on this machine waits for its image's record, which is in the store.
+/// How long what this machine can open by itself waits for its image's record, which is in the store.
 const RECORD_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What opening images shares.
@@ -79,8 +79,8 @@ impl Node {
     }
 
     /// Makes a layer of an image readable, with all layers below it. When this was done before on
-    /// this machine, kernel mode needs no network for it: then the record, which says where the
-    /// bytes are, is waited for briefly only, for the index has these packs already.
+    /// this machine, no network is needed for it: then the record, which says where the bytes are, is
+    /// waited for briefly only, for the index has these packs already.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -92,29 +92,78 @@ impl Node {
     ) -> Result<(Lower, PathBuf), NodeError> {
         let name = id.to_string();
         let view = self.below("trees", tree);
+        let here = self.on_disk(tree, wanted).await?;
+        let is_kept = self.kept.as_ref().is_some_and(|kept| kept.has(tree));
+        let read = self.read_image(&name, id);
+        let read = if here.is_some() || is_kept {
+            let read = tokio::time::timeout(RECORD_DEADLINE, read).await;
+            read.unwrap_or(Err(NodeError::Late(id)))
+        } else {
+            read.await
+        };
+        let lower = match (read, here) {
+            (Ok(image), Some(lower)) => {
+                let packs = &image.record.packs;
+                let trace = self.traces.opening(tree, &name);
+                self.loader.expect(packs).await?;
+                if let Some(trace) = trace {
+                    let no_hints = oneshot::channel().1;
+                    self.traces.opened(trace, packs.clone(), no_hints);
+                }
+                lower
+            }
+            (Ok(image), None) => self.open_tree(&name, &image, tree, wanted).await?.1,
+            (Err(error), Some(lower)) => {
+                tracing::warn!(%tree, %error, "mount without the record");
+                lower
+            }
+            // Such as one that has to be served by FUSE, which its trees tell.
+            (Err(error), None) if is_kept => match self.open_kept(tree, wanted).await {
+                Ok(lower) => lower,
+                Err(_) => return Err(error),
+            },
+            (Err(error), None) => return Err(error),
+        };
+        self.keep_tree(&lower, tree);
+        Ok((lower, view))
+    }
+
+    /// Returns the lower side of a tree if the disk has what that takes: the metadata image, or by
+    /// FUSE the root of the tree.
+    async fn on_disk(
+        &self,
+        tree: TreeId,
+        wanted: Option<MountMode>,
+    ) -> Result<Option<Lower>, NodeError> {
         if wanted != Some(MountMode::Fuse)
             && let Ok(mounts) = &self.opening.metadata
-            && let Some(mounted) = off_reactor(mounts, move |mounts| mounts.mounted(tree)).await?
         {
-            let read = self.read_image(&name, id);
-            match tokio::time::timeout(RECORD_DEADLINE, read).await {
-                Ok(Ok(image)) => {
-                    let packs = &image.record.packs;
-                    let trace = self.traces.opening(tree, &name);
-                    self.loader.expect(packs).await?;
-                    if let Some(trace) = trace {
-                        let no_hints = oneshot::channel().1;
-                        self.traces.opened(trace, packs.clone(), no_hints);
-                    }
-                }
-                Ok(Err(error)) => tracing::warn!(%tree, %error, "mount without the record"),
-                Err(_) => tracing::warn!(%tree, "mount without waiting for the record"),
-            }
-            return Ok((self.over_data(mounted), view));
+            let mounted = off_reactor(mounts, move |mounts| mounts.mounted(tree)).await?;
+            return Ok(mounted.map(|mounted| self.over_data(mounted)));
         }
-        let image = self.read_image(&name, id).await?;
-        let (_, lower) = self.open_tree(&name, &image, tree, wanted).await?;
-        Ok((lower, view))
+        let is_kept = self.kept.as_ref().is_some_and(|kept| kept.has(tree));
+        Ok(is_kept.then(|| Lower::directory(self.below("lower", tree))))
+    }
+
+    /// Opens a tree in kernel mode by what the disk has of it, without its metadata image.
+    async fn open_kept(&self, tree: TreeId, wanted: Option<MountMode>) -> Result<Lower, NodeError> {
+        let metadata = match &self.opening.metadata {
+            Ok(mounts) => self.mount_built(mounts, tree, wanted).await?,
+            Err(_) => None,
+        };
+        Ok(match metadata {
+            Some(mounted) => self.over_data(mounted),
+            None => Lower::directory(self.below("lower", tree)),
+        })
+    }
+
+    /// Has the trees of what FUSE serves kept on the disk.
+    fn keep_tree(&self, lower: &Lower, tree: TreeId) {
+        if let Some(kept) = &self.kept
+            && lower.data.is_empty()
+        {
+            kept.want(tree);
+        }
     }
 
     /// Makes one tree of an image readable; see [`open_image`](Self::open_image).
