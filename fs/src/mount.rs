@@ -9,6 +9,7 @@ mod metadata;
 mod mountinfo;
 mod overlay;
 mod root;
+mod rooted;
 
 use std::ffi::{CString, NulError};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use lower::Lower;
 pub use metadata::{is_metadata, metadata};
 pub use overlay::{OverlaySpec, UpperDirs, overlay};
 pub use root::copy_root_attributes;
+pub use rooted::RootedDir;
 
 /// What went wrong with a mount.
 #[derive(Debug, thiserror::Error)]

@@ -9,13 +9,13 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
+use nacre_fs::mount::RootedDir;
 use rustix::fs::{CWD, fstat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 use rustix::process::fchdir;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use crate::rooted::RootedDir;
 use crate::sys::unshare_fs;
 
 /// A file system, as stat(2) numbers it: the one mounted on the host and its copies have the same.

@@ -13,7 +13,6 @@ mod console;
 mod enter;
 mod error;
 mod launcher;
-mod rooted;
 mod runtime;
 mod sandbox;
 mod spec;

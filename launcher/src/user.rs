@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use nacre_fs::mount::RootedDir;
+
 use crate::error::LaunchError;
-use crate::rooted::RootedDir;
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";

@@ -3,11 +3,11 @@
 use std::io;
 use std::path::Path;
 
+use nacre_fs::mount::RootedDir;
 use rustix::process::{Resource, getrlimit};
 
 use crate::bundle::{self, BundleSpec, Process, mounts::ETC_FILES};
 use crate::error::LaunchError;
-use crate::rooted::RootedDir;
 use crate::sandbox::mounts::{Mounts, binds};
 use crate::sandbox::{Record, Sandbox, check_name};
 use crate::spec::{Network, SandboxSpec};

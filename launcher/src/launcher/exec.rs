@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nacre_fs::mount::RootedDir;
 use rustix::termios::tcgetwinsize;
 use serde_json::json;
 
@@ -9,7 +10,6 @@ use super::{Launcher, create::random_id};
 use crate::attach::Wiring;
 use crate::bundle::exec_process;
 use crate::error::LaunchError;
-use crate::rooted::RootedDir;
 use crate::sandbox::Sandbox;
 use crate::spec::ExecSpec;
 use crate::streams::Streams;

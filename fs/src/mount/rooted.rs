@@ -3,36 +3,47 @@
 //! Every step is resolved by openat2(2) with `RESOLVE_IN_ROOT`: absolute symlinks and `..` end at
 //! the root, as they do for a process inside, and never reach the host.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use nacre_fs::mount::Lower;
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
+use rustix::fs::{
+    CWD, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, openat, openat2,
+};
 use rustix::io::Errno;
+
+use super::Lower;
 
 /// Tries of an openat2 that meets a concurrent rename (`EAGAIN`, openat2(2)).
 const RESOLVE_TRIES_MAX: usize = 16;
 
 /// A directory that acts as `/`.
 #[derive(Debug)]
-pub(crate) struct RootedDir {
+pub struct RootedDir {
     root: OwnedFd,
     /// Where the data of its files is, if not in them.
     lower: Option<Lower>,
 }
 
 impl RootedDir {
-    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+    /// Opens the directory at `root`.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open(root: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, root, flags, Mode::empty())?;
+        let root = openat(CWD, root, flags, Mode::empty())?;
         Ok(Self { root, lower: None })
     }
 
     /// Opens what an overlay over `lower` has as its root, without mounting one. Sees the topmost
     /// layer only.
-    pub(crate) fn over(lower: &Lower) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn over(lower: &Lower) -> io::Result<Self> {
         Ok(Self {
             lower: Some(lower.clone()),
             ..Self::open(lower.top())?
@@ -63,7 +74,11 @@ impl RootedDir {
     }
 
     /// Reads a regular file of at most `limit_bytes`; `None` when it does not exist.
-    pub(crate) fn read(&self, path: &Path, limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] for what is no regular file, [`io::ErrorKind::FileTooLarge`] for
+    /// a longer one, and those of reading.
+    pub fn read(&self, path: &Path, limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
         // NONBLOCK: opening a FIFO must not wait for its writer.
         let fd = match self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
@@ -94,12 +109,19 @@ impl RootedDir {
     }
 
     /// Opens a directory, to be named by the descriptor alone.
-    pub(crate) fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
+    ///
+    /// # Errors
+    /// Those of openat2(2).
+    pub fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
         Ok(self.resolve(path, OFlags::PATH | OFlags::DIRECTORY)?)
     }
 
-    /// Makes the directory `path` and its parents (mode 0755, owned by root) where missing.
-    pub(crate) fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+    /// Makes the directory `path` and its parents (mode 0755 whatever the umask, owned by root) where
+    /// missing. Those that were made stay when a later one cannot be.
+    ///
+    /// # Errors
+    /// Those of openat2(2) and mkdir(2): a symlink to nowhere on the way is one.
+    pub fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut here = self.resolve(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)?;
         let mut prefix = PathBuf::from("/");
         for component in path.components() {
@@ -107,7 +129,7 @@ impl RootedDir {
                 Component::Normal(name) => {
                     prefix.push(name);
                     match self.resolve(&prefix, OFlags::PATH | OFlags::DIRECTORY) {
-                        Err(Errno::NOENT) => mkdirat(&here, name, Mode::from_raw_mode(0o755))?,
+                        Err(Errno::NOENT) => make_directory(&here, name)?,
                         opened => {
                             here = opened?;
                             continue;
@@ -123,10 +145,17 @@ impl RootedDir {
     }
 }
 
+fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    let mode = Mode::from_raw_mode(0o755);
+    mkdirat(parent, name, mode)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(fchmod(openat(parent, name, flags, Mode::empty())?, mode)?)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
 
@@ -177,7 +206,9 @@ mod tests {
         symlink("/../..", root.join("up")).unwrap();
         symlink("/nowhere", root.join("dangling")).unwrap();
         rooted.create_dir_all(Path::new("/up/a/../b/c")).unwrap();
-        assert!(root.join("b/c").is_dir());
+        let made = fs::metadata(root.join("b/c")).unwrap();
+        assert!(made.is_dir());
+        assert_eq!(made.permissions().mode() & 0o7777, 0o755);
         assert!(!outside.path().join("b").exists());
         rooted.create_dir_all(Path::new("/dangling/x")).unwrap_err();
         fs::write(root.join("f"), "").unwrap();
