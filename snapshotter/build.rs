@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// Those that nacre serves, and those that it asks.
-const DEFINITIONS: [&str; 7] = [
+const DEFINITIONS: [&str; 8] = [
     "snapshots.proto",
     "diff.proto",
     "content.proto",
@@ -11,6 +11,7 @@ const DEFINITIONS: [&str; 7] = [
     "images.proto",
     "containers.proto",
     "tasks.proto",
+    "version.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

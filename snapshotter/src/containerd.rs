@@ -29,11 +29,13 @@ mod layers;
 mod lazy;
 mod mounts;
 mod options;
+mod places;
 mod proto;
 mod record;
 mod register;
 mod server;
 mod service;
+mod shown;
 mod snapshots;
 mod table;
 mod usage;
@@ -101,7 +103,7 @@ pub async fn serve_containerd(
         Arc::clone(&clock),
         Arc::clone(&counters),
     );
-    let layers = Arc::new(NodeLayers::new(node, ingester));
+    let layers = Arc::new(NodeLayers::new(node, ingester, options.containerd.clone()));
     let lazy = Arc::clone(&layers) as Arc<dyn LazyLayers>;
     let scratch = root.join(LAYERS_FOLDER);
     // What a daemon before had not finished.

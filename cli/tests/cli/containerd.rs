@@ -9,4 +9,5 @@ mod recovery;
 mod release;
 mod scene;
 mod setup;
+mod shown;
 mod weather;

@@ -27,6 +27,7 @@ use super::proto::leases::leases_client::LeasesClient;
 use super::proto::snapshots_client::SnapshotsClient;
 use super::proto::tasks::GetRequest;
 use super::proto::tasks::tasks_client::TasksClient;
+use super::proto::version::version_client::VersionClient;
 use super::proto::{Descriptor, PrepareSnapshotRequest, RemoveSnapshotRequest};
 use crate::export::rfc3339;
 use crate::oci::OciDigest;
@@ -89,6 +90,17 @@ impl Client {
             namespace: namespace.parse().map_err(invalid)?,
             lease: None,
         })
+    }
+
+    /// Returns the version of containerd, such as `v2.4.2`.
+    ///
+    /// # Errors
+    /// [`SnapshotsError`] when it does not answer.
+    pub(super) async fn version(&self) -> Result<String, SnapshotsError> {
+        let mut versions = VersionClient::new(self.channel.clone());
+        let answer = versions.version(self.request(())).await;
+        let answer = answer.map_err(|status| refused("tell its version", &status))?;
+        Ok(answer.into_inner().version)
     }
 
     /// Puts what is made under a lease: a given one, or else one that is made and ends by itself.

@@ -207,6 +207,7 @@ fn mounts(mounts: Vec<proto::Mount>) -> Vec<Mount> {
     let mounts = mounts.into_iter().map(|mount| Mount {
         kind: mount.r#type,
         source: mount.source,
+        target: mount.target,
         options: mount.options,
     });
     mounts.collect()

@@ -20,6 +20,7 @@ use nacre_fs::mount::copy_root_attributes;
 
 use super::bounded;
 use super::error::SnapshotsError;
+use super::places;
 
 /// The directories.
 #[derive(Debug)]
@@ -126,6 +127,7 @@ impl Disk {
     /// Removes the directories of a snapshot. What cannot be removed now is left to
     /// [`sweep`](Self::sweep). Blocks.
     pub(super) fn remove(&self, number: u64) {
+        places::detach(&self.of(number));
         bounded::remove(&self.of(number));
         match fs::remove_dir_all(self.of(number)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

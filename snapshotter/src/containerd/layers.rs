@@ -1,12 +1,14 @@
 //! Layers from the store, served by the node.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nacre_blobstore::{Reader, RecordError, RecordId, StoreError, TreeId};
 
+use super::client::Client;
 use super::error::SnapshotsError;
 use super::ingest::{Ingester, LazyPolicy};
 use super::lazy::{LazyLayers, MountStyle, Wanted};
@@ -26,6 +28,9 @@ const FOUND_KEEP: Duration = Duration::from_secs(60);
 /// Layers that are remembered.
 const FOUND_MAX: usize = 1 << 16;
 
+/// A call needs a namespace, whichever.
+const VERSION_NAMESPACE: &str = "default";
+
 /// A layer that was found, and when.
 type Found = (RemoteLayer, Duration);
 
@@ -34,16 +39,19 @@ type Found = (RemoteLayer, Duration);
 pub(super) struct NodeLayers {
     node: Arc<Node>,
     ingester: Arc<Ingester>,
+    /// The socket of containerd.
+    containerd: PathBuf,
     found: Mutex<HashMap<String, Found>>,
     /// Until when the store is not asked.
     left_alone_until: Mutex<Duration>,
 }
 
 impl NodeLayers {
-    pub(super) fn new(node: Arc<Node>, ingester: Ingester) -> Self {
+    pub(super) fn new(node: Arc<Node>, ingester: Ingester, containerd: PathBuf) -> Self {
         Self {
             node,
             ingester: Arc::new(ingester),
+            containerd,
             found: Mutex::default(),
             left_alone_until: Mutex::default(),
         }
@@ -144,6 +152,26 @@ impl LazyLayers for NodeLayers {
         self.look(chain_id).await
     }
 
+    async fn named(&self, name: &str) -> Result<Option<RemoteLayer>, SnapshotsError> {
+        let found = tokio::time::timeout(FIND_DEADLINE, self.node.find_tree(name)).await;
+        match found.map_err(|_| unavailable(&"the store does not answer"))? {
+            Ok((image, tree)) => Ok(Some(RemoteLayer { image, tree })),
+            Err(NodeError::Image(ImageError::NotFound(_) | ImageError::Name(_))) => Ok(None),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+
+    async fn check_targets(&self) -> Result<(), SnapshotsError> {
+        let client = Client::connect(&self.containerd, VERSION_NAMESPACE).await?;
+        let version = client.version().await?;
+        if takes_targets(&version) {
+            return Ok(());
+        }
+        Err(SnapshotsError::Precondition(format!(
+            "containerd {version} mounts nothing below the root of a container: that takes 1.7"
+        )))
+    }
+
     async fn open(
         &self,
         layer: RemoteLayer,
@@ -177,6 +205,30 @@ impl LazyLayers for NodeLayers {
     }
 }
 
+/// Tells whether a containerd of this version knows mounts below the root of a container.
+fn takes_targets(version: &str) -> bool {
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let mut number = || numbers.next()?.parse::<u32>().ok();
+    number()
+        .zip(number())
+        .is_some_and(|version| version >= (1, 7))
+}
+
 fn unavailable(error: &dyn std::fmt::Display) -> SnapshotsError {
     SnapshotsError::Unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::takes_targets;
+
+    #[test]
+    fn mounts_below_a_root_are_known_from_1_7_on() {
+        for version in ["v1.7.0", "1.7.20~ds1", "2.0.0-rc.1", "v2.4.2", "10.0"] {
+            assert!(takes_targets(version), "{version}");
+        }
+        for version in ["1.6.20~ds1", "v1.6.38", "0.9", "", "unknown", "v1"] {
+            assert!(!takes_targets(version), "{version}");
+        }
+    }
 }

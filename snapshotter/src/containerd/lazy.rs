@@ -31,6 +31,12 @@ pub(super) trait LazyLayers: std::fmt::Debug + Send + Sync + 'static {
         wanted: &Wanted<'_>,
     ) -> Result<Option<RemoteLayer>, SnapshotsError>;
 
+    /// Returns the file system of the image, snapshot or volume that has a name or an id now.
+    async fn named(&self, name: &str) -> Result<Option<RemoteLayer>, SnapshotsError>;
+
+    /// Checks that containerd takes mounts below a root: that it is 1.7 or later.
+    async fn check_targets(&self) -> Result<(), SnapshotsError>;
+
     /// Makes it ready to be mounted. Needs no network when it was before, on this machine.
     async fn open(
         &self,

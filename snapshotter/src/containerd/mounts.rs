@@ -9,11 +9,16 @@ use super::error::SnapshotsError;
 use super::record::Kind;
 use super::table::Chain;
 
+/// Lower directories may be mounted elsewhere, copied, and older than an upper.
+pub(super) const INDEX_OFF: &str = "index=off";
+
 /// A mount, as containerd's `mount.Mount`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mount {
     pub(super) kind: String,
     pub(super) source: String,
+    /// A directory below the root that is mounted before it; empty for that root.
+    pub(super) target: String,
     pub(super) options: Vec<String>,
 }
 
@@ -62,7 +67,24 @@ pub(super) fn mounts(
     Ok(vec![mount])
 }
 
-fn upper(disk: &Disk, number: u64) -> UpperDirs {
+/// Returns the mount that shows `opened` at `path` of the root that is mounted before it, read-only.
+pub(super) fn shown(path: &str, opened: &OpenedLayer) -> Result<Mount, SnapshotsError> {
+    let mount = match (&*opened.lower.layers, &*opened.lower.data) {
+        ([_], []) => Mount {
+            // containerd from 2.3 on looks for users in the last of the mounts without mounting any, if
+            // it knows its type. mount(2) does not look at the type of a bind mount.
+            kind: "none".to_owned(),
+            ..bind(&opened.view, true)?
+        },
+        _ => overlay(opened.lower.clone(), None)?,
+    };
+    Ok(Mount {
+        target: path.to_owned(),
+        ..mount
+    })
+}
+
+pub(super) fn upper(disk: &Disk, number: u64) -> UpperDirs {
     UpperDirs {
         upper: disk.files(number),
         work: disk.work(number),
@@ -75,6 +97,7 @@ fn bind(path: &Path, read_only: bool) -> Result<Mount, SnapshotsError> {
     Ok(Mount {
         kind: "bind".to_owned(),
         source: source.to_owned(),
+        target: String::new(),
         options: vec![access.to_owned(), "rbind".to_owned()],
     })
 }
@@ -85,13 +108,13 @@ fn overlay(lower: Lower, upper: Option<UpperDirs>) -> Result<Mount, SnapshotsErr
         upper,
         // For whoever mounts it to say.
         target: PathBuf::new(),
-        // Lower directories may be mounted elsewhere, copied, and older than an upper.
-        options: vec!["index=off".to_owned()],
+        options: vec![INDEX_OFF.to_owned()],
     };
     let text = |option| String::from_utf8(option).map_err(|_| not_text(Path::new("of a layer")));
     Ok(Mount {
         kind: "overlay".to_owned(),
         source: "overlay".to_owned(),
+        target: String::new(),
         options: spec
             .options()
             .into_iter()

@@ -5,6 +5,7 @@
 use super::error::SnapshotsError;
 use super::labels::{self, Labels};
 use super::lazy::MountStyle;
+use super::shown::Asked;
 
 /// What the names of options begin with.
 const PREFIX: &str = "containerd.io/snapshot/nacre.";
@@ -12,16 +13,22 @@ const PREFIX: &str = "containerd.io/snapshot/nacre.";
 const TRACE: &str = "trace";
 /// The most bytes that the container may write, such as `512MiB`.
 const QUOTA: &str = "quota";
+/// With a number behind it `NAME:/PATH`: the image, snapshot or volume `NAME` is shown at `/PATH`.
+const MOUNT: &str = "mount.";
+
+/// Trees that are shown in one container.
+const MOUNTS_MAX: usize = 16;
 
 /// The smallest and the largest quota, in bytes.
 const QUOTA_BYTES_MIN: u64 = 16 << 20;
 const QUOTA_BYTES_MAX: u64 = 16 << 40;
 
 /// The options of a snapshot.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Options {
     pub(super) trace: bool,
     pub(super) quota_bytes: Option<u64>,
+    pub(super) mounts: Vec<Asked>,
 }
 
 impl Options {
@@ -38,16 +45,36 @@ impl Options {
             let understood = match name {
                 TRACE => value.parse().map(|trace| options.trace = trace).ok(),
                 QUOTA => quota(value).map(|bytes| options.quota_bytes = Some(bytes)),
+                _ if is_mount(name) => Asked::parse(value).map(|asked| options.mounts.push(asked)),
                 _ => None,
             };
             understood.ok_or_else(|| {
                 SnapshotsError::Invalid(format!(
-                    "label {key}={value:?}: there is {PREFIX}{TRACE}=true|false and \
-                     {PREFIX}{QUOTA}=BYTES, from 16MiB to 16TiB"
+                    "label {key}={value:?}: there is {PREFIX}{TRACE}=true|false, \
+                     {PREFIX}{QUOTA}=BYTES, from 16MiB to 16TiB, and {PREFIX}{MOUNT}N=NAME:/PATH, \
+                     not below /dev, /proc, /run and /sys"
                 ))
             })?;
         }
+        options.check_mounts()?;
         Ok(options)
+    }
+
+    fn check_mounts(&self) -> Result<(), SnapshotsError> {
+        let invalid = |text| Err(SnapshotsError::Invalid(text));
+        if self.mounts.len() > MOUNTS_MAX {
+            return invalid(format!("more than {MOUNTS_MAX} labels {PREFIX}{MOUNT}N"));
+        }
+        for (number, mount) in self.mounts.iter().enumerate() {
+            let others = &self.mounts[number + 1..];
+            if let Some(other) = others.iter().find(|other| mount.overlaps(other)) {
+                let (one, other) = (&mount.path, &other.path);
+                return invalid(format!(
+                    "labels {PREFIX}{MOUNT}N: {one} and {other} are one in the other"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Reads the options of a snapshot that was made: they were understood then.
@@ -56,7 +83,7 @@ impl Options {
     }
 
     /// Returns what the mounts are like where they would be like `style` without options.
-    pub(super) const fn style(self, style: MountStyle) -> MountStyle {
+    pub(super) const fn style(&self, style: MountStyle) -> MountStyle {
         // What the kernel serves by itself is not seen.
         if self.trace {
             MountStyle::Directories
@@ -64,6 +91,11 @@ impl Options {
             style
         }
     }
+}
+
+fn is_mount(name: &str) -> bool {
+    let number = name.strip_prefix(MOUNT).unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn quota(text: &str) -> Option<u64> {
@@ -108,6 +140,25 @@ mod tests {
         }
     }
 
+    fn mounts(values: &[&str]) -> Result<Options, SnapshotsError> {
+        let label = |(number, value): (usize, &&str)| {
+            (format!("{PREFIX}{MOUNT}{number}"), (*value).to_owned())
+        };
+        Options::read(&values.iter().enumerate().map(label).collect())
+    }
+
+    #[test]
+    fn mounts_are_apart_and_not_too_many() {
+        let read = mounts(&["a:v1:/x", "b:/y/z"]).unwrap().mounts;
+        let paths: Vec<_> = read.iter().map(|asked| &*asked.path).collect();
+        assert_eq!(paths, ["/x", "/y/z"]);
+        assert!(mounts(&["a:/x", "b:/x/y"]).is_err());
+        let many: Vec<_> = (0..=MOUNTS_MAX).map(|n| format!("a:/{n}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert!(mounts(&many[1..]).is_ok());
+        assert!(mounts(&many).is_err());
+    }
+
     #[test]
     fn what_is_not_understood_is_refused() {
         for (key, value) in [
@@ -119,6 +170,9 @@ mod tests {
             ("quota", "99999999999999T"),
             ("qouta", "1G"),
             ("mount.1", "pyapp"),
+            ("mount.", "pyapp:/opt"),
+            ("mount.x", "pyapp:/opt"),
+            ("mount.1", "pyapp:/proc"),
         ] {
             let refused = read(key, value);
             assert!(

@@ -47,6 +47,11 @@ pub mod services {
             tonic::include_proto!("containerd.services.tasks.v1");
         }
     }
+    pub mod version {
+        pub mod v1 {
+            tonic::include_proto!("containerd.services.version.v1");
+        }
+    }
     pub mod snapshots {
         pub mod v1 {
             tonic::include_proto!("containerd.services.snapshots.v1");
@@ -61,4 +66,5 @@ pub(super) use services::images::v1 as images;
 pub(super) use services::leases::v1 as leases;
 pub(super) use services::snapshots::v1::*;
 pub(super) use services::tasks::v1 as tasks;
+pub(super) use services::version::v1 as version;
 pub(super) use types::{Descriptor, Mount};

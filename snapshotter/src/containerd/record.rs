@@ -10,6 +10,7 @@ use nacre_blobstore::{Digest, RecordId, TreeId};
 use serde::{Deserialize, Serialize};
 
 use super::labels::Labels;
+use super::shown::Shown;
 
 const MAGIC: &[u8; 4] = b"NSN1";
 
@@ -70,6 +71,8 @@ pub(super) struct Snapshot {
     pub(super) usage: Option<Usage>,
     /// Of one that is served from the store: it has no directory.
     pub(super) remote: Option<RemoteLayer>,
+    /// What is shown in the container that an active one is of.
+    pub(super) shown: Vec<Shown>,
 }
 
 /// The JSON.
@@ -89,6 +92,16 @@ struct Stored {
     image: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tree: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    shown: Vec<StoredShown>,
+}
+
+/// A tree that is shown, in the JSON.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredShown {
+    path: String,
+    image: String,
+    tree: String,
 }
 
 impl Snapshot {
@@ -104,6 +117,7 @@ impl Snapshot {
             usage: self.usage,
             image: self.remote.map(|remote| remote.image.to_string()),
             tree: self.remote.map(|remote| remote.tree.to_string()),
+            shown: self.shown.iter().map(StoredShown::of).collect(),
         };
         let mut bytes = MAGIC.to_vec();
         let json = serde_json::to_vec(&stored).expect("strings and numbers become JSON");
@@ -138,7 +152,31 @@ impl Snapshot {
             labels: stored.labels,
             usage: stored.usage,
             remote,
+            shown: stored
+                .shown
+                .into_iter()
+                .map(StoredShown::shown)
+                .collect::<Option<_>>()?,
         })
+    }
+}
+
+impl StoredShown {
+    fn of(shown: &Shown) -> Self {
+        Self {
+            path: shown.path.clone(),
+            image: shown.layer.image.to_string(),
+            tree: shown.layer.tree.to_string(),
+        }
+    }
+
+    fn shown(self) -> Option<Shown> {
+        let layer = RemoteLayer {
+            image: self.image.parse().ok()?,
+            tree: self.tree.parse().ok()?,
+        };
+        let path = self.path;
+        Some(Shown { path, layer })
     }
 }
 
@@ -165,6 +203,13 @@ mod tests {
                 image: RecordId::new(digest),
                 tree: TreeId::new(digest),
             }),
+            shown: vec![Shown {
+                path: "/data".to_owned(),
+                layer: RemoteLayer {
+                    image: RecordId::new(Digest::of(b"y")),
+                    tree: TreeId::new(digest),
+                },
+            }],
         };
         let bytes = snapshot.encode();
         assert_eq!(
@@ -179,6 +224,7 @@ mod tests {
         }
         let plain = Snapshot {
             remote: None,
+            shown: Vec::new(),
             usage: None,
             parent: String::new(),
             ..snapshot

@@ -234,7 +234,7 @@ fn mount(mount: Mount) -> proto::Mount {
     proto::Mount {
         r#type: mount.kind,
         source: mount.source,
-        target: String::new(),
+        target: mount.target,
         options: mount.options,
     }
 }

@@ -8,13 +8,16 @@
 
 mod attach;
 mod compare;
+mod held;
 mod reap;
+mod show;
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nacre_blobstore::{Clock, TreeId};
+use nacre_fs::mount::Lower;
 use tokio::sync::mpsc;
 
 use super::counters::Counters;
@@ -26,10 +29,13 @@ use super::labels::{self, Labels};
 use super::lazy::{LazyLayers, MountStyle};
 use super::mounts::{self, Mount, OpenedLayer};
 use super::options::Options;
+use super::places;
 use super::record::{Kind, Snapshot, Usage};
+use super::shown::Shown;
 use super::table::{Chain, Table};
 use super::usage::{Gauge, measure};
 pub(super) use compare::Compared;
+use held::{Held, held_trees};
 use reap::Reaper;
 
 /// Committed snapshots that wait to be measured; others are when they are asked for.
@@ -115,20 +121,21 @@ impl Snapshots {
         } else if kind == Kind::Active {
             options = Options::read(&labels)?;
         }
+        let shown = self.find_shown(&options.mounts, style).await?;
         let style = options.style(style);
         self.make_ready(chain.directories.clone()).await?;
         let opened = self.open_chain(&chain, style).await?;
-        let held = Held::of(&self.lazy, &chain);
+        let beside = self.shown_mounts(&shown, style).await?;
+        let held = Held::of(&self.lazy, chain.needs(&shown));
         let lower = mounts::lower(&self.disk, &chain, opened.as_ref());
-        let has_layers = !lower.layers.is_empty();
-        let root = has_layers.then(|| lower.top().to_owned());
-        // A view of layers is these layers and nothing of its own.
-        let wants_directory = kind == Kind::Active || !has_layers;
-        let quota_bytes = options.quota_bytes;
         let number = self
-            .create_directory(wants_directory, root, quota_bytes)
+            .create_directory(kind, &lower, options.quota_bytes, &shown)
             .await?;
         let answer = mounts::mounts(&self.disk, number, kind, lower, opened.as_ref());
+        let answer = answer.map(|mut answer| {
+            answer.extend(beside);
+            answer
+        });
         let now_ns = self.clock.now_ns();
         let snapshot = Snapshot {
             name: key.to_owned(),
@@ -140,6 +147,7 @@ impl Snapshots {
             labels,
             usage: None,
             remote: None,
+            shown,
         };
         let made = answer.and_then(|answer| {
             let mut state = self.lock();
@@ -184,10 +192,22 @@ impl Snapshots {
         }
         self.ready_with_below(&snapshot, &chain).await?;
         let style = Options::of(&snapshot.labels).style(style);
-        let opened = self.open_chain(&chain, style).await?;
-        let lower = mounts::lower(&self.disk, &chain, opened.as_ref());
+        self.own_mounts(&snapshot, &chain, style).await
+    }
+
+    /// Returns the mounts of a view or an active snapshot, whose directories are ready.
+    async fn own_mounts(
+        &self,
+        snapshot: &Snapshot,
+        chain: &Chain,
+        style: MountStyle,
+    ) -> Result<Vec<Mount>, SnapshotsError> {
+        let opened = self.open_chain(chain, style).await?;
+        let lower = mounts::lower(&self.disk, chain, opened.as_ref());
         let (number, kind) = (snapshot.number, snapshot.kind);
-        mounts::mounts(&self.disk, number, kind, lower, opened.as_ref())
+        let mut own = mounts::mounts(&self.disk, number, kind, lower, opened.as_ref())?;
+        own.extend(self.shown_mounts(&snapshot.shown, style).await?);
+        Ok(own)
     }
 
     /// Makes a committed snapshot of an active one. Looks at none of its files.
@@ -202,7 +222,7 @@ impl Snapshots {
             let mut state = self.lock();
             let now_ns = self.clock.now_ns();
             let committed = state.table.committed(name, key, parent, labels, now_ns)?;
-            let released = state.table.chain(&committed.parent)?.remote;
+            let released = state.table.needs(state.table.get(key)?);
             let changes = vec![
                 Change::Delete(key.to_owned()),
                 Change::Put(name.to_owned(), committed.encode()),
@@ -214,9 +234,7 @@ impl Snapshots {
             (written, released)
         };
         self.written(written).await?;
-        if let Some(remote) = released {
-            self.lazy.release(remote.tree);
-        }
+        self.release(released);
         // When too many wait it is measured when it is asked for.
         drop(self.to_measure.try_send(name.to_owned()));
         Ok(())
@@ -227,9 +245,8 @@ impl Snapshots {
         let (written, removed, released) = {
             let mut state = self.lock();
             state.table.check_remove(name)?;
-            let found = state.table.get(name).ok().cloned();
-            let live = found.as_ref().filter(|found| found.kind != Kind::Committed);
-            let chain = live.and_then(|live| state.table.chain(&live.parent).ok());
+            let found = state.table.get(name).ok();
+            let released = found.map(|found| state.table.needs(found));
             let written = self
                 .index
                 .hand_over(vec![Change::Delete(name.to_owned())])?;
@@ -237,7 +254,7 @@ impl Snapshots {
             if let Some(removed) = &removed {
                 state.busy.insert(removed.number);
             }
-            (written, removed, chain.and_then(|chain| chain.remote))
+            (written, removed, released.unwrap_or_default())
         };
         let gone = self.written(written).await;
         if let Some(removed) = removed {
@@ -248,10 +265,14 @@ impl Snapshots {
             }
         }
         gone?;
-        if let Some(remote) = released {
-            self.lazy.release(remote.tree);
-        }
+        self.release(released);
         Ok(())
+    }
+
+    fn release(&self, trees: Vec<TreeId>) {
+        for tree in trees {
+            self.lazy.release(tree);
+        }
     }
 
     /// Returns a snapshot.
@@ -408,13 +429,14 @@ impl Snapshots {
         off_reactor(move || disk.ready(&numbers)).await
     }
 
-    /// Takes a number, which is busy until it is taken off, and makes its directory if wanted: over
-    /// layers with the attributes of their `root`.
+    /// Takes a number, which is busy until it is taken off, and makes its directory if it needs one:
+    /// over layers with the attributes of their root, and with places for what is `shown`.
     async fn create_directory(
         &self,
-        is_wanted: bool,
-        root: Option<PathBuf>,
+        kind: Kind,
+        lower: &Lower,
         quota_bytes: Option<u64>,
+        shown: &[Shown],
     ) -> Result<u64, SnapshotsError> {
         let number = {
             let mut state = self.lock();
@@ -422,54 +444,24 @@ impl Snapshots {
             state.busy.insert(number);
             number
         };
-        if !is_wanted {
+        let root = (!lower.layers.is_empty()).then(|| lower.top().to_owned());
+        // A view of layers is these layers and nothing of its own.
+        if kind == Kind::View && root.is_some() {
             return Ok(number);
         }
-        let disk = Arc::clone(&self.disk);
-        let created = off_reactor(move || disk.create(number, root.as_deref(), quota_bytes)).await;
+        let (disk, lower) = (Arc::clone(&self.disk), lower.clone());
+        let paths: Vec<_> = shown.iter().map(|shown| shown.path.clone()).collect();
+        let created = off_reactor(move || {
+            disk.create(number, root.as_deref(), quota_bytes)?;
+            let made = places::make(&disk, number, lower, &paths);
+            made.inspect_err(|_| disk.remove(number))
+        });
+        let created = created.await;
         if created.is_err() {
             self.lock().busy.remove(&number);
         }
         created.map(|()| number)
     }
-}
-
-/// A tree that is held while a snapshot over it is made.
-struct Held<'a> {
-    lazy: &'a Arc<dyn LazyLayers>,
-    tree: Option<TreeId>,
-}
-
-impl<'a> Held<'a> {
-    fn of(lazy: &'a Arc<dyn LazyLayers>, chain: &Chain) -> Self {
-        let tree = chain.remote.map(|remote| remote.tree);
-        if let Some(tree) = tree {
-            lazy.hold(tree);
-        }
-        Self { lazy, tree }
-    }
-
-    /// Leaves it to the snapshot.
-    fn keep(mut self) {
-        self.tree = None;
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        if let Some(tree) = self.tree {
-            self.lazy.release(tree);
-        }
-    }
-}
-
-/// Returns the trees that views and active snapshots are over, as often as they are.
-fn held_trees(table: &Table) -> Vec<TreeId> {
-    let live = table.all().filter(|s| s.kind != Kind::Committed);
-    let chains = live.filter_map(|snapshot| table.chain(&snapshot.parent).ok());
-    chains
-        .filter_map(|chain| Some(chain.remote?.tree))
-        .collect()
 }
 
 /// Measures committed snapshots, one after the other, for as long as the snapshots are there.

@@ -6,10 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use nacre_blobstore::TreeId;
+
 use super::error::SnapshotsError;
 use super::filter::{Filter, Narrowed};
 use super::labels::Labels;
 use super::record::{Kind, RemoteLayer, Snapshot};
+use super::shown::Shown;
 
 /// Most snapshots; each takes about a KiB of memory.
 const SNAPSHOTS_MAX: usize = 1 << 20;
@@ -25,6 +28,15 @@ pub(super) struct Chain {
     pub(super) directories: Vec<u64>,
     /// What is below all these and served from the store.
     pub(super) remote: Option<RemoteLayer>,
+}
+
+impl Chain {
+    /// Returns the trees that a snapshot over these layers needs mounts of, `shown` among them.
+    pub(super) fn needs(&self, shown: &[Shown]) -> Vec<TreeId> {
+        let layers = self.remote.into_iter();
+        let layers = layers.chain(shown.iter().map(|shown| shown.layer));
+        layers.map(|layer| layer.tree).collect()
+    }
 }
 
 /// The snapshots.
@@ -133,6 +145,15 @@ impl Table {
         Ok(chain)
     }
 
+    /// Returns the trees that a view or an active snapshot needs mounts of; none for others.
+    pub(super) fn needs(&self, snapshot: &Snapshot) -> Vec<TreeId> {
+        if snapshot.kind == Kind::Committed {
+            return Vec::new();
+        }
+        let chain = self.chain(&snapshot.parent).unwrap_or_default();
+        chain.needs(&snapshot.shown)
+    }
+
     /// Adds a snapshot, or puts it in the place of the one of its name.
     pub(super) fn insert(&mut self, snapshot: Arc<Snapshot>) {
         if !snapshot.parent.is_empty() {
@@ -201,6 +222,8 @@ impl Table {
             created_ns: now_ns,
             updated_ns: now_ns,
             labels,
+            // They were the container's, and are no part of its files.
+            shown: Vec::new(),
             ..(**active).clone()
         })
     }

@@ -9,4 +9,5 @@ mod listing;
 mod options;
 mod restart;
 mod scene;
+mod shown;
 mod usage;

@@ -265,6 +265,17 @@ impl Node {
         self.read_image(name, located.record).await
     }
 
+    /// Finds the record of an image, a snapshot or a volume by its name or id, and its file system.
+    ///
+    /// # Errors
+    /// [`NodeError`]; [`NodeError::NoTree`] for one without a file system.
+    pub(crate) async fn find_tree(&self, name: &str) -> Result<(RecordId, TreeId), NodeError> {
+        let found = self.find_image(name).await?;
+        let tree = found.tree();
+        let tree = tree.ok_or_else(|| NodeError::NoTree(name.to_owned()))?;
+        Ok((found.id, tree))
+    }
+
     /// Finds what a name stands for on this node: what is pending here comes before what the store
     /// has under the name, unless that is an image. What is pending is found without the store.
     async fn locate(&self, name: &str) -> Result<Located, NodeError> {

@@ -18,6 +18,7 @@ fn snapshot() -> Snapshot {
         .into(),
         usage: None,
         remote: None,
+        shown: Vec::new(),
     }
 }
 

@@ -90,6 +90,7 @@ impl Snapshots {
                 // It has nothing on this disk but what the node's cache has.
                 usage: Some(Usage::default()),
                 remote: Some(layer),
+                shown: Vec::new(),
             };
             let written = self.put(&mut state.table, snapshot)?;
             (name, written)

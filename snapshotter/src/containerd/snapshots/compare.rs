@@ -51,9 +51,7 @@ impl Snapshots {
             |lower, number| mounts::mounts(&self.disk, number, Kind::View, lower, opened.as_ref());
         let own = if snapshot.kind == Kind::Active {
             let style = Options::of(&snapshot.labels).style(style);
-            let opened = self.open_chain(&chain, style).await?;
-            let lower = mounts::lower(&self.disk, &chain, opened.as_ref());
-            mounts::mounts(&self.disk, number, Kind::Active, lower, opened.as_ref())?
+            self.own_mounts(&snapshot, &chain, style).await?
         } else {
             let mut lower = below();
             lower.layers.insert(0, self.disk.files(number));
@@ -135,11 +133,10 @@ impl Snapshots {
     }
 }
 
-/// Returns the number of the directory that is on top in mounts that may be of a snapshot.
+/// Returns the number of the directory that is on top in mounts that may be of a snapshot: in the
+/// first, for others are shown below its root.
 fn number(mounts: &[Mount]) -> Option<u64> {
-    let [mount] = mounts else {
-        return None;
-    };
+    let mount = mounts.first()?;
     let options = || mount.options.iter();
     let upper = options().find_map(|option| option.strip_prefix("upperdir="));
     let lower = options().find_map(|option| option.strip_prefix("lowerdir="));

@@ -12,6 +12,7 @@ fn snapshot(name: &str, number: u64, parent: &str, kind: Kind) -> Arc<Snapshot> 
         labels: Labels::new(),
         usage: None,
         remote: None,
+        shown: Vec::new(),
     })
 }
 

@@ -231,6 +231,37 @@ fn change(root: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_shown_in_a_container_is_no_part_of_its_layer() {
+    let scene = Scene::new().await;
+    let (containerd, served) = Containerd::serve(&scene.root.path().join("containerd.sock"));
+    let data = tempfile::tempdir().unwrap();
+    fs::write(data.path().join("file"), "data").unwrap();
+    let layer = scene.stored.add("data", data.path());
+    let named = ("data:v1".to_owned(), layer);
+    scene.stored.names.lock().unwrap().extend([named]);
+    scene.layer("base", "", |_| ()).await;
+    let labels = [("containerd.io/snapshot/nacre.mount.0", "data:v1:/data")];
+    let right = scene.prepare("tests/1/c", "base", &labels).await.unwrap();
+    scene.with(&right, |root| fs::write(root.join("own"), "own").unwrap());
+    let left = scene.view("view", "base").await.unwrap();
+    let made = scene.diff(&left, &right, PLAIN).await.unwrap();
+    let (blob, _) = containerd.blob(&made.digest);
+    let names = entries(&blob);
+    let names: Vec<_> = names
+        .iter()
+        .filter_map(|entry| entry.split(' ').next())
+        .collect();
+    assert_eq!(names, ["./", "data/", "own"]);
+    let root = scene.diff(&left, &right[..1], PLAIN).await;
+    assert_eq!(
+        root.err(),
+        Some(Code::Unimplemented),
+        "these are not its mounts"
+    );
+    served.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_layer_holds_what_was_written_and_hides_what_was_removed() {
     let scene = Scene::new().await;
     let (containerd, served) = Containerd::serve(&scene.root.path().join("containerd.sock"));

@@ -78,7 +78,7 @@ async fn options_that_are_none_are_refused() {
         (QUOTA, "1"),
         (TRACE, "maybe"),
         ("containerd.io/snapshot/nacre.qouta", "1G"),
-        ("containerd.io/snapshot/nacre.mount.0", "a:/b"),
+        ("containerd.io/snapshot/nacre.mount.0", "a:b"),
     ] {
         let refused = scene.prepare("c", "", &[label]).await;
         assert_eq!(refused, Err(Code::InvalidArgument), "{label:?}");

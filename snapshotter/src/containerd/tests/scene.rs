@@ -49,6 +49,10 @@ pub(super) struct Stored {
     reader: std::sync::OnceLock<(tempfile::TempDir, Arc<Reader>)>,
     /// The store does not answer.
     pub(super) down: std::sync::atomic::AtomicBool,
+    /// What names stand for.
+    pub(super) names: Mutex<HashMap<String, RemoteLayer>>,
+    /// containerd mounts nothing below a root.
+    pub(super) is_old: std::sync::atomic::AtomicBool,
 }
 
 impl Stored {
@@ -88,6 +92,17 @@ impl LazyLayers for Stored {
         }
         let layers = self.layers.lock().unwrap();
         Ok(layers.get(chain_id).map(|(layer, _)| *layer))
+    }
+
+    async fn named(&self, name: &str) -> Result<Option<RemoteLayer>, SnapshotsError> {
+        Ok(self.names.lock().unwrap().get(name).copied())
+    }
+
+    async fn check_targets(&self) -> Result<(), SnapshotsError> {
+        if self.is_old.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(SnapshotsError::Precondition("old".to_owned()));
+        }
+        Ok(())
     }
 
     async fn open(
@@ -297,22 +312,20 @@ impl Scene {
 
     /// Mounts what was answered, as containerd does, somewhere.
     pub(super) fn mount(&self, mounts: &[Mount]) -> PathBuf {
-        let [described] = mounts else {
-            panic!("one mount: {mounts:?}");
-        };
         let number = self.mounted.get() + 1;
         self.mounted.set(number);
-        let target = self.root.path().join(format!("m{number}"));
-        std::fs::create_dir(&target).unwrap();
+        let root = self.root.path().join(format!("m{number}"));
+        std::fs::create_dir(&root).unwrap();
+        for (position, mount) in mounts.iter().enumerate() {
+            assert_eq!(mount.target.is_empty(), position == 0, "{mount:?}");
+            self.mount_at(mount, &root.join(mount.target.trim_start_matches('/')));
+        }
+        root
+    }
+
+    fn mount_at(&self, described: &Mount, target: &Path) {
         let option = |name| described.options.iter().any(|option| option == name);
-        if described.r#type == "bind" {
-            assert!(option("rbind"));
-            mount_bind_recursive(&*described.source, &target).unwrap();
-            if option("ro") {
-                let flags = MountFlags::BIND | MountFlags::RDONLY;
-                mount_remount(&target, flags, c"").unwrap();
-            }
-        } else {
+        if described.r#type == "overlay" {
             // Longer options are shortened by containerd, who changes to the folder of the layers.
             let folder = self.root.path().join("sn").canonicalize().unwrap();
             let prefix = format!("{}/", folder.display());
@@ -324,13 +337,19 @@ impl Scene {
             };
             let status = std::process::Command::new("mount")
                 .args(["-i", "-n", "-t", "overlay", "overlay", "-o", &options])
-                .arg(&target)
+                .arg(target)
                 .current_dir(&folder)
                 .status()
                 .unwrap();
             assert!(status.success(), "{options}");
+        } else {
+            assert!(option("rbind"));
+            mount_bind_recursive(&*described.source, target).unwrap();
+            if option("ro") {
+                let flags = MountFlags::BIND | MountFlags::RDONLY;
+                mount_remount(target, flags, c"").unwrap();
+            }
         }
-        target
     }
 
     /// Mounts, does `work` there, unmounts.
