@@ -33,6 +33,12 @@ pub enum CatalogError {
         /// What is wrong with its own index.
         source: PackIndexError,
     },
+    /// The indexes of packs did not come in time.
+    #[error("pack indexes did not come within {seconds} s")]
+    Waited {
+        /// The time.
+        seconds: u64,
+    },
     /// Too many packs are awaited.
     #[error("{AWAITED_PACKS_MAX} pack indexes are awaited already")]
     Full,

@@ -67,7 +67,9 @@ pub use metadata_image::{
 pub use pack::{Item, ItemKind, PackIndex, PackIndexError, PackKind, PackName};
 pub use pack_loader::{AWAITED_PACKS_MAX, PackLoader};
 pub use publish::{is_staging, publish, publish_file, publish_new, reap_staging, sync_directory};
-pub use reader::{Prefetched, ReadError, Reader, ReaderOptions, ReaderStats, Suspended, TierStats};
+pub use reader::{
+    Prefetched, READ_WAIT_MAX, ReadError, Reader, ReaderOptions, ReaderStats, Suspended, TierStats,
+};
 pub use record::{Record, RecordError, RecordKind};
 pub use refs::{
     CHAINS_NAMESPACE, Ref, RefError, RefName, RefNameError, delete_ref, list_refs, read_ref,

@@ -19,6 +19,7 @@ mod awaited;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -49,15 +50,21 @@ struct Shared {
     fetches: Semaphore,
     /// One at a time: the disk gains nothing by more, and readers need the other processors.
     inserts: Arc<Semaphore>,
+    wait_max: Duration,
 }
 
 impl PackLoader {
     /// Loads from `store` into `index`, first of all what an earlier loader of this index left
-    /// undone. Must be called in a runtime.
+    /// undone. One load may take `wait_max`, however many requests it needs; it has failed then, and
+    /// the next who waits begins another. Must be called in a runtime.
     ///
     /// # Errors
     /// [`IndexError`] when the index is damaged.
-    pub fn new(store: Arc<dyn BlobStore>, index: Arc<ChunkIndex>) -> Result<Self, IndexError> {
+    pub fn new(
+        store: Arc<dyn BlobStore>,
+        index: Arc<ChunkIndex>,
+        wait_max: Duration,
+    ) -> Result<Self, IndexError> {
         let left = index.awaited_packs()?;
         let loader = Self {
             shared: Arc::new(Shared {
@@ -67,6 +74,7 @@ impl PackLoader {
                 landed: watch::Sender::new(()),
                 fetches: Semaphore::new(FETCHES_MAX),
                 inserts: Arc::new(Semaphore::new(1)),
+                wait_max,
             }),
             loads: Mutex::default(),
         };
@@ -215,7 +223,10 @@ impl Shared {
 
     async fn load(&self, name: PackName) -> Result<(), CatalogError> {
         let turn = self.fetches.acquire().await;
-        let fetched = fetch_indexes(&self.store, name).await;
+        let fetch = fetch_indexes(&self.store, name);
+        let seconds = self.wait_max.as_secs();
+        let fetched = tokio::time::timeout(self.wait_max, fetch).await;
+        let fetched = fetched.unwrap_or(Err(CatalogError::Waited { seconds }));
         let insert = Arc::clone(&self.inserts).acquire_owned().await;
         let index = Arc::clone(&self.index);
         let done = tokio::task::spawn_blocking(move || {

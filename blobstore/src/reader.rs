@@ -19,6 +19,7 @@ pub use prefetch::{Prefetched, Suspended};
 pub use stats::{ReaderStats, TierStats};
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -37,6 +38,9 @@ use read_ahead::ReadAhead;
 use recent::Recent;
 use stats::Counters;
 
+/// How long anything is waited for, unless the options say otherwise.
+pub const READ_WAIT_MAX: Duration = Duration::from_secs(120);
+
 /// Limits of a [`Reader`].
 #[derive(Debug, Clone, Copy)]
 pub struct ReaderOptions {
@@ -49,6 +53,9 @@ pub struct ReaderOptions {
     /// How much may be fetched in vain because it was near what was read, in percent of the bytes
     /// that were read. 0: fetch only what is asked for.
     pub read_ahead_percent: u64,
+    /// How long one step of a read waits: for the packs that may hold what it wants, or for a frame
+    /// with all tiers tried. A step that ends by it is tried anew by the next read.
+    pub wait_max: Duration,
 }
 
 impl Default for ReaderOptions {
@@ -58,6 +65,7 @@ impl Default for ReaderOptions {
             ahead_cache_bytes: 64 << 20,
             tree_cache_bytes: 8 << 20,
             read_ahead_percent: 10,
+            wait_max: READ_WAIT_MAX,
         }
     }
 }
@@ -164,6 +172,7 @@ impl Reader {
             ahead_turns: Arc::new(Semaphore::new(prefetch::AHEAD_TASKS_MAX)),
             prefetch_room: Arc::new(Semaphore::new(prefetch::PREFETCH_KIB_MAX)),
             counters: Counters::default(),
+            wait_max: options.wait_max,
         });
         let trees = Mutex::new(Recent::new(options.tree_cache_bytes));
         let kept = None;

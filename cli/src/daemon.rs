@@ -169,6 +169,7 @@ fn node_options(settings: &Settings) -> Result<NodeOptions, Failure> {
         cache: settings.cache,
         writes_through: region.clone().map(|region| region as _),
         region,
+        wait_max: settings.wait_max(),
         pending_bytes_max: PENDING_BYTES_MAX,
         clock: Arc::clone(&settings.clock),
         crash: crash_hook(),

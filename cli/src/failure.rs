@@ -162,7 +162,7 @@ impl Classed for CatalogError {
             Self::Store(StoreError::NotFound(_)) | Self::Corrupt { .. } => (CORRUPT, None),
             Self::Store(error) => error.class(),
             Self::Index(error) => error.class(),
-            Self::Full | Self::Stopped => PLAIN,
+            Self::Waited { .. } | Self::Full | Self::Stopped => PLAIN,
         }
     }
 }

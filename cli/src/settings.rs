@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nacre_blobstore::{
-    BlobStore, ChunkIndex, Clock, Digest, HomeStore, IndexError, StoreOptions, StoreUrl,
-    SystemClock, open_store,
+    BlobStore, ChunkIndex, Clock, Digest, HomeStore, IndexError, READ_WAIT_MAX, StoreOptions,
+    StoreUrl, SystemClock, open_store,
 };
 use nacre_fs::NodeCacheOptions;
 use nacre_region_cache::{RegionCache, RegionMembers, RegionOptions, RegionStore};
@@ -191,10 +191,14 @@ impl Settings {
     fn open(&self, url: &StoreUrl) -> Result<Arc<dyn BlobStore>, Failure> {
         let mut options = StoreOptions::new(Arc::clone(&self.clock), self.seed());
         options.config = cloud_environment();
-        if let Some(seconds) = self.store_timeout {
-            options.retry.deadline = Duration::from_secs(seconds);
-        }
+        options.retry.deadline = self.wait_max();
         open_store(url, &options).map_err(Failure::of("open store", &url.to_string()))
+    }
+
+    /// Returns how long a read waits for what is not on the node, and a request for the store.
+    pub(crate) fn wait_max(&self) -> Duration {
+        self.store_timeout
+            .map_or(READ_WAIT_MAX, Duration::from_secs)
     }
 
     /// Makes the client of the region's cache, if one is given. Must be called in a runtime.
@@ -208,6 +212,8 @@ impl Settings {
             authority: self.region.authority.clone(),
             prefix: self.region.prefix.clone(),
             client: format!("{:x}", self.seed()),
+            // The other half is for the store.
+            patience: self.wait_max() / 2,
             clock: Arc::clone(&self.clock),
             seed: self.seed(),
         };

@@ -4,10 +4,12 @@
 //! A request is first tried on the thread that read it; what must wait for a fetch goes on as a
 //! task of the runtime, so that no FUSE thread ever waits. Opens cost no message (`OPEN` and
 //! `OPENDIR` are answered with `ENOSYS` once), so there is no state per open file, and the page
-//! cache keeps what was read. A process that is killed while it waits is let go at once.
+//! cache keeps what was read. A process that is killed while it waits is let go at once, and nobody
+//! waits for longer than the session allows.
 //!
 //! The session can outlive the process: see [`keeper`].
 
+mod given_up;
 mod handshake;
 mod in_use;
 mod keeper;
@@ -21,6 +23,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use fuser::{
     Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
@@ -37,6 +40,7 @@ pub use session::{ContentMount, ContentSession, SessionError};
 
 use crate::access::on_behalf_of;
 use crate::{FsError, Lookup, Taken, View};
+use given_up::{Asked, GivenUp};
 use keeper::Negotiated;
 use pending::{Pending, Refuse, killed};
 use reply::{absent, errno, file_attr, file_type};
@@ -78,14 +82,19 @@ struct Adapter {
     view: Arc<View>,
     runtime: Handle,
     shared: Shared,
+    wait_max: Duration,
+    given_up: Arc<GivenUp>,
     /// Whether the kernel takes `ENOSYS` to mean that opens need no message.
     no_open: bool,
     no_opendir: bool,
 }
 
 impl Adapter {
-    fn new(view: Arc<View>, runtime: Handle, shared: Shared) -> Self {
+    fn new(view: Arc<View>, runtime: Handle, shared: Shared, wait_max: Duration) -> Self {
+        let clock = Arc::clone(view.contents().clock());
         Self {
+            given_up: Arc::new(GivenUp::new(clock, wait_max)),
+            wait_max,
             view,
             runtime,
             shared,
@@ -119,14 +128,17 @@ impl Adapter {
         if first.is_ready() {
             return;
         }
-        let thread = request.pid();
+        let (thread, wait_max) = (request.pid(), self.wait_max);
         let rest = async move {
             tokio::select! {
                 biased;
                 () = &mut work => return,
-                () = killed(thread) => {}
+                () = killed(thread) => reply.interrupt(),
+                () = tokio::time::sleep(wait_max) => {
+                    tracing::warn!(seconds = wait_max.as_secs(), "a request waits in vain");
+                    reply.give_up();
+                }
             }
-            reply.interrupt();
             work.await;
         };
         drop(self.shared.tasks.spawn_on(rest, &self.runtime));
@@ -250,9 +262,14 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let view = Arc::clone(&self.view);
+        let read = Asked::new(ino.0, offset, size.min(REQUEST_BYTES_MAX));
+        if self.given_up.has(&read) {
+            return reply.error(Errno::EIO);
+        }
+        let (view, given_up) = (Arc::clone(&self.view), Arc::clone(&self.given_up));
         self.answer(request, reply, |reply| async move {
-            let bytes = view.read(ino.0, offset, size.min(REQUEST_BYTES_MAX)).await;
+            let reading = view.read(read.ino, read.start, read.len());
+            let bytes = given_up.unless_late(read.clone(), reading).await;
             match (bytes, reply.take()) {
                 (Ok(bytes), Some(reply)) => reply.data(&bytes),
                 (Err(error), Some(reply)) => reply.error(errno(&error)),

@@ -40,6 +40,7 @@ pub use counters::RegionStats;
 use counters::count;
 use directory::Directory;
 pub use directory::RegionMembers;
+pub use fetch::PATIENCE_MAX;
 use fetch::{Fetcher, PassBy};
 use http::Http;
 use members::Members;
@@ -68,6 +69,9 @@ pub struct RegionOptions {
     pub prefix: Option<String>,
     /// For whom members queue fairly: one name for each node.
     pub client: String,
+    /// How long members are waited for before the origin is asked, busy ones too. More than
+    /// [`PATIENCE_MAX`] counts as that.
+    pub patience: Duration,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Decides the jitter of waits; should differ between processes.
@@ -125,7 +129,13 @@ impl RegionCache {
         };
         let known = directory.first()?;
         let names = known.iter().flatten().cloned().collect();
-        let mut region = Self::over(http, &names, Arc::clone(&options.clock), options.seed);
+        let mut region = Self::over(
+            http,
+            &names,
+            Arc::clone(&options.clock),
+            options.seed,
+            options.patience,
+        );
         if !directory.is_fixed() {
             let members = Arc::downgrade(&region.fetcher.members);
             let follow = directory.follow(known, members, options.clock);
@@ -140,12 +150,14 @@ impl RegionCache {
         members: &BTreeSet<String>,
         clock: Arc<dyn Clock>,
         seed: u64,
+        patience: Duration,
     ) -> Self {
         let list = Members::default();
         list.replace(members);
         let (told, bursts) = mpsc::channel(BURSTS_MAX);
+        let fetcher = Fetcher::new(wire, Arc::new(list), clock, seed, patience);
         Self {
-            fetcher: Arc::new(Fetcher::new(wire, Arc::new(list), clock, seed)),
+            fetcher: Arc::new(fetcher),
             bursts: (told, Mutex::new(Some(bursts))),
             follower: None,
         }

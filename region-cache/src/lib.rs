@@ -10,8 +10,8 @@ mod client;
 mod server;
 
 pub use client::{
-    Primed, RegionCache, RegionCacheError, RegionMembers, RegionOptions, RegionStats, RegionStore,
-    WRITE_MEMBERS,
+    PATIENCE_MAX, Primed, RegionCache, RegionCacheError, RegionMembers, RegionOptions, RegionStats,
+    RegionStore, WRITE_MEMBERS,
 };
 pub use server::{
     BLOCK_BYTES, BLOCK_BYTES_MAX, CacheOptions, DiskError, MEMORY_BYTES_MIN, ORIGIN_REQUESTS,

@@ -56,6 +56,7 @@ fn start(store: &Arc<dyn BlobStore>, root: &Path) -> Arc<Node> {
         store_url: "memory:".to_owned(),
         cache: nacre_fs::NodeCacheOptions::default(),
         region: None,
+        wait_max: nacre_blobstore::READ_WAIT_MAX,
         writes_through: None,
         pending_bytes_max: u64::MAX,
         clock: Arc::new(SystemClock::new()),

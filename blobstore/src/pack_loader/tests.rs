@@ -66,10 +66,19 @@ impl Bench {
     }
 
     fn start_on(&self, store: Arc<dyn BlobStore>) -> Node {
+        self.start_waiting(store, crate::READ_WAIT_MAX)
+    }
+
+    fn start_waiting(&self, store: Arc<dyn BlobStore>, wait_max: Duration) -> Node {
         let index = Arc::new(ChunkIndex::open(self.dir.path()).unwrap());
-        let loader = Arc::new(PackLoader::new(Arc::clone(&store), index).unwrap());
+        let loader = PackLoader::new(Arc::clone(&store), index, wait_max).unwrap();
+        let loader = Arc::new(loader);
         let sources = vec![Arc::new(Origin::new(store)) as _];
-        let reader = Reader::with_loader(Arc::clone(&loader), sources, ReaderOptions::default());
+        let options = ReaderOptions {
+            wait_max,
+            ..ReaderOptions::default()
+        };
+        let reader = Reader::with_loader(Arc::clone(&loader), sources, options);
         Node {
             loader,
             reader: Arc::new(reader),
@@ -274,6 +283,40 @@ async fn a_dead_store_ends_waits_with_its_deadline() {
         waited >= deadline && waited <= 2 * deadline + Duration::from_secs(1),
         "{waited:?}"
     );
+}
+
+/// Whatever it waits for: an index, or a frame.
+#[tokio::test(start_paused = true)]
+async fn a_read_waits_for_no_longer_than_it_may_and_the_next_finds_what_is_back() {
+    let bench = Bench::new(2).await;
+    let wait_max = Duration::from_secs(2);
+    let clock: Arc<dyn crate::Clock> = Arc::new(TokioClock::new());
+    let node = bench.start_waiting(Arc::clone(&bench.faults) as _, wait_max);
+    let hang = |keys: [String; 2]| {
+        for key in keys {
+            let fault = Fault::new(FaultKind::Delay(Duration::from_secs(3600)));
+            bench.faults.inject(fault.below(&key));
+        }
+    };
+    let both = [bench.data[0], bench.data[1]];
+    hang(both.map(|pack| pack.index_key().to_string()));
+    node.loader.expect(&bench.all()).await.unwrap();
+    for keys in [None, Some(both.map(|pack| pack.key().to_string()))] {
+        if let Some(keys) = keys {
+            hang(keys);
+        }
+        let began = clock.elapsed();
+        for error in [node.read(0).await, node.read(0).await] {
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(" 2 s"), "{error}");
+        }
+        let waited = clock.elapsed().saturating_sub(began);
+        let most = 2 * wait_max + Duration::from_secs(1);
+        assert!(waited >= wait_max && waited < most, "{waited:?}");
+        bench.faults.heal();
+        let number = if node.loader.awaited() > 0 { 1 } else { 0 };
+        assert_eq!(node.read(number).await.unwrap(), chunk(number));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

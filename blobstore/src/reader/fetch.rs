@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     pub(super) ahead_turns: Arc<Semaphore>,
     pub(super) prefetch_room: Arc<Semaphore>,
     pub(super) counters: Counters,
+    pub(super) wait_max: Duration,
 }
 
 /// Why a tier gave no frame.
@@ -77,8 +79,25 @@ pub(super) struct Wanted {
 }
 
 impl Shared {
-    /// Fetches a frame from the first tier that gives right bytes.
+    /// Fetches a frame from the first tier that gives right bytes. Ends in time, so that who comes
+    /// when the tiers answer again does not wait for a request that nobody will answer.
     pub(super) async fn fetch(&self, key: FrameKey, pack: PackName, entry: FrameEntry) -> Fetched {
+        let what = format!("frame at {} of pack {}", entry.offset_bytes, pack.id);
+        let fetch = self.fetch_from_tiers(key, pack, entry);
+        let fetched = tokio::time::timeout(self.wait_max, fetch).await;
+        fetched.unwrap_or_else(|_| {
+            Err(ReadError::Unavailable {
+                what,
+                source: Arc::new(StoreError::TimedOut {
+                    operation: "get range of",
+                    key: pack.key(),
+                    seconds: self.wait_max.as_secs(),
+                }),
+            })
+        })
+    }
+
+    async fn fetch_from_tiers(&self, key: FrameKey, pack: PackName, entry: FrameEntry) -> Fetched {
         self.ahead.missed(entry.stored_bytes);
         let entry = Arc::new(entry);
         let what = format!("frame at {} of pack {}", entry.offset_bytes, pack.id);
@@ -232,25 +251,37 @@ impl Shared {
             return HashMap::new();
         };
         let range = first.entry.offset_bytes..last.entry.range().end;
+        // Those who wait for an announced frame must not wait for longer than for one of their own.
+        let fetch = self.fetch_range(pack, &range);
+        let fetched = tokio::time::timeout(self.wait_max, fetch).await;
+        let Some((bytes, tier)) = fetched.ok().flatten() else {
+            return HashMap::new();
+        };
+        self.counters.fetched(tier, range.end - range.start);
+        let run = Run {
+            bytes,
+            range,
+            tier,
+            recent,
+        };
+        let shared = Arc::clone(self);
+        let decoded = tokio::task::spawn_blocking(move || shared.land(&run, wanted));
+        decoded.await.unwrap_or_default()
+    }
+
+    /// Fetches a range from the nearest tier that answers.
+    async fn fetch_range(
+        &self,
+        pack: PackName,
+        range: &Range<u64>,
+    ) -> Option<(UnverifiedBytes, Tier)> {
         for source in &self.sources {
             match source.fetch(pack, range.clone()).await {
-                Ok(bytes) => {
-                    self.counters
-                        .fetched(source.tier(), range.end - range.start);
-                    let run = Run {
-                        bytes,
-                        range,
-                        tier: source.tier(),
-                        recent,
-                    };
-                    let shared = Arc::clone(self);
-                    let decoded = tokio::task::spawn_blocking(move || shared.land(&run, wanted));
-                    return decoded.await.unwrap_or_default();
-                }
+                Ok(bytes) => return Some((bytes, source.tier())),
                 Err(error) => tracing::debug!(tier = %source.tier(), %error, "fetch frames ahead"),
             }
         }
-        HashMap::new()
+        None
     }
 
     /// Decodes the frames of a run, those that somebody waits for first. Blocks.

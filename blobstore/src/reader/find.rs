@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fetch::Shared;
 use super::{ReadError, Reader};
 use crate::pack::{ItemKind, PackKind};
-use crate::{IndexError, Location, PackName};
+use crate::{CatalogError, IndexError, Location, PackName};
 
 impl Reader {
     /// Waits until no load of `packs` is under way: the index then knows them, as far as they can be
@@ -33,7 +33,9 @@ impl Shared {
         let mut found = look().map_err(failed)?;
         if let (None, Some(loader)) = (found, &self.loader) {
             let kinds: Vec<PackKind> = items.iter().map(|item| item.pack_kind()).collect();
-            let awaited = loader.until(&kinds, look).await;
+            let awaited = tokio::time::timeout(self.wait_max, loader.until(&kinds, look)).await;
+            let seconds = self.wait_max.as_secs();
+            let awaited = awaited.unwrap_or_else(|_| Err(CatalogError::Waited { seconds }.into()));
             found = awaited.map_err(|source| ReadError::Catalog {
                 what: what(),
                 source,

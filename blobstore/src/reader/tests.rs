@@ -147,6 +147,7 @@ const UNCACHED: ReaderOptions = ReaderOptions {
     ahead_cache_bytes: 0,
     tree_cache_bytes: 0,
     read_ahead_percent: 0,
+    wait_max: READ_WAIT_MAX,
 };
 
 #[tokio::test(flavor = "multi_thread")]

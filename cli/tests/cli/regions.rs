@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use crate::compare::compare;
 use crate::layout::{self, Layer, Packing};
 use crate::node::{Node, pause};
+use crate::proxy::Proxy;
 use crate::region_nodes::{MEMORY, Member};
 use crate::snapshots::{create, ended, exceptions, node_with_box};
 use crate::tar::{Entry, archive};
@@ -19,23 +21,36 @@ const FAILED: i32 = 1;
 const NOT_FOUND: i32 = 10;
 /// Looks at a daemon.
 const POLLS_MAX: u32 = 400;
+/// Of each request to a region that is far away: a mount is answered before indexes come.
+const FAR_MS: u32 = 300;
 /// What may come from another region.
 const FOLDERS: [&str; 5] = ["index", "metadata", "packs", "records", "trees"];
 
-/// A node with a member, and a link to the store of another region, which can be cut.
+/// A node with a member, and a link to the store of another region, which can be cut. So can the
+/// node's connection with its member.
 struct Second {
     node: Node,
     _member: Member,
+    proxy: Proxy,
     home: PathBuf,
     flags: Vec<String>,
 }
 
 impl Second {
     fn new(home: &Path) -> Self {
+        Self::at(home, 0)
+    }
+
+    /// As [`Self::new`], with so many milliseconds for each request to the other region.
+    fn at(home: &Path, delay_ms: u32) -> Self {
         let node = Node::new();
         node.empty("link");
         let url = |name: &str| format!("file://{}", node.path(name).display());
         let (own, link) = (url("own"), url("link"));
+        let link = match delay_ms {
+            0 => link,
+            delay_ms => format!("{link}?delay_ms={delay_ms}"),
+        };
         let stores = [
             "--store",
             &own,
@@ -45,11 +60,14 @@ impl Second {
             "2",
         ];
         let member = Member::start(&node, &stores, MEMORY);
-        let flags = [&stores[..], &["--region-cache", &member.address]].concat();
+        let proxy = Proxy::to(&member.address);
+        let near = proxy.address.to_string();
+        let flags = [&stores[..], &["--region-cache", &near]].concat();
         let second = Self {
             flags: flags.into_iter().map(str::to_owned).collect(),
             home: home.to_owned(),
             _member: member,
+            proxy,
             node,
         };
         second.heal();
@@ -79,7 +97,14 @@ impl Second {
         self.lead_to(Path::new(""));
     }
 
+    /// Makes the member as well answer nothing, and say nothing.
+    fn cut_all(&self) {
+        self.cut();
+        self.proxy.dead.store(true, Ordering::Relaxed);
+    }
+
     fn heal(&self) {
+        self.proxy.dead.store(false, Ordering::Relaxed);
         self.lead_to(&self.home);
     }
 
@@ -190,6 +215,51 @@ fn without_the_link_what_is_here_works_and_the_rest_says_why_and_heals() {
     second.json(&["fork", unused, "true"]);
     second.shows(unused, &live, "healed");
     second.json(&["umount", target]);
+}
+
+/// Returns what a read of a file ends with, which must not take several times as long as it may.
+fn read_in_time(path: &Path) -> std::io::Result<Vec<u8>> {
+    let path = path.to_owned();
+    let read = std::thread::spawn(move || fs::read(path));
+    for _ in 0..POLLS_MAX {
+        if read.is_finished() {
+            return read.join().unwrap();
+        }
+        pause();
+    }
+    panic!("a read does not end");
+}
+
+#[test]
+fn a_read_right_after_a_mount_ends_in_time_without_the_link() {
+    let body: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let home = Node::new();
+    let large = add_large(&home, &body);
+    for mode in ["kernel", "fuse"] {
+        for is_silent in [false, true] {
+            let second = Second::at(&home.path("root/store"), FAR_MS);
+            let mount = second.node.empty("large");
+            let target = mount.to_str().unwrap();
+            second.json(&["mount", "--mode", mode, &large, target]);
+            // The indexes of its packs are on their way.
+            if is_silent {
+                second.cut_all();
+            } else {
+                second.cut();
+            }
+            let error = read_in_time(&mount.join("large")).unwrap_err();
+            let is_eio = error.raw_os_error() == Some(Errno::IO.raw_os_error());
+            assert!(is_eio, "{mode}, {is_silent}: {error}");
+            second.heal();
+            // A request that nobody answers may still be waited for.
+            let healed = (0..POLLS_MAX).any(|_| {
+                let read = read_in_time(&mount.join("large"));
+                read.is_ok_and(|read| read == body)
+            });
+            assert!(healed, "{mode}, {is_silent}");
+            second.json(&["umount", target]);
+        }
+    }
 }
 
 #[test]

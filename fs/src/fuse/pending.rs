@@ -86,6 +86,13 @@ impl<R: Refuse> Pending<R> {
             reply.refuse(Errno::EINTR);
         }
     }
+
+    /// Answers that what is needed is not to be had.
+    pub(super) fn give_up(&self) {
+        if let Some(reply) = self.take() {
+            reply.refuse(Errno::EIO);
+        }
+    }
 }
 
 impl<R> Drop for Pending<R> {

@@ -56,7 +56,8 @@ pub struct ContentMount;
 
 impl ContentMount {
     /// Mounts `view` read-only at `mount_point`, an existing directory. Fetches run on `runtime`,
-    /// which must outlive the session.
+    /// which must outlive the session. A request that waits for longer than `wait_max`, whatever
+    /// for, is answered with `EIO`; what it waits for goes on.
     ///
     /// What a killed daemon left mounted there, dead, is detached first. All users may enter, and
     /// set-uid bits and devices count as in the trees: keep the folder above from others.
@@ -67,10 +68,11 @@ impl ContentMount {
         mount_point: &Path,
         view: Arc<View>,
         runtime: Handle,
+        wait_max: Duration,
     ) -> Result<ContentSession, SessionError> {
         detach_dead(mount_point)?;
         let shared = Shared::default();
-        let adapter = Adapter::new(view, runtime, shared.clone());
+        let adapter = Adapter::new(view, runtime, shared.clone(), wait_max);
         let fail = |source| kernel("mount", mount_point, source);
         let session = Session::new(adapter, mount_point, &config()).map_err(fail)?;
         let session = Self::serve(mount_point, session, shared)?;
@@ -92,6 +94,7 @@ impl ContentMount {
         mount_point: &Path,
         view: Arc<View>,
         runtime: Handle,
+        wait_max: Duration,
         options: KeeperOptions,
     ) -> Result<ContentSession, SessionError> {
         if let Some(taken) = Taken::ask(&options) {
@@ -101,7 +104,9 @@ impl ContentMount {
             match restored {
                 Some(Ok(inodes)) => {
                     tracing::info!(inodes, "take the session over");
-                    return Self::take_over(mount_point, view, runtime, taken, options);
+                    let shared = Shared::default();
+                    let adapter = Adapter::new(view, runtime, shared.clone(), wait_max);
+                    return Self::take_over(mount_point, adapter, shared, taken, options);
                 }
                 Some(Err(error)) => tracing::error!(%error, "the kept session cannot go on"),
                 None => tracing::warn!("the kept session is not mounted here any more"),
@@ -109,21 +114,19 @@ impl ContentMount {
             taken.end();
         }
         detach_all(mount_point)?;
-        let mut session = Self::mount(mount_point, Arc::clone(&view), runtime)?;
+        let mut session = Self::mount(mount_point, Arc::clone(&view), runtime, wait_max)?;
         session.start_keeper(&view, options);
         Ok(session)
     }
 
     fn take_over(
         mount_point: &Path,
-        view: Arc<View>,
-        runtime: Handle,
+        adapter: Adapter,
+        shared: Shared,
         taken: Taken,
         options: KeeperOptions,
     ) -> Result<ContentSession, SessionError> {
         let fail = |source| kernel("take over", mount_point, source);
-        let shared = Shared::default();
-        let adapter = Adapter::new(view, runtime, shared.clone());
         let session = resume(adapter, &taken.device, &taken.record.negotiated, config());
         let session = session.map_err(fail)?;
         resend(session.as_fd()).map_err(fail)?;

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nacre_blobstore::{Clock, Device, Digest, SystemClock, Timestamp, Xattr};
+use nacre_blobstore::{Clock, Device, Digest, READ_WAIT_MAX, SystemClock, Timestamp, Xattr};
 use rustix::fs::{lgetxattr, llistxattr};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use tempfile::TempDir;
@@ -21,6 +21,7 @@ use crate::testing::model::{Model, ModelNode, pseudo_random};
 use crate::{Kind, NodeCache, View};
 
 mod killed;
+mod late;
 mod takeover;
 
 const CHUNK_BYTES: usize = 256 << 10;
@@ -36,6 +37,11 @@ struct Mounted {
 
 impl Mounted {
     fn new() -> Self {
+        Self::waiting(READ_WAIT_MAX)
+    }
+
+    /// Mounts so that a request waits for so long.
+    fn waiting(wait_max: Duration) -> Self {
         let reader = Arc::new(MemoryReader::default());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -49,7 +55,8 @@ impl Mounted {
         let mount_point = folder.path().join("mount");
         fs::create_dir(&mount_point).unwrap();
         let handle = runtime.handle().clone();
-        let session = ContentMount::mount(&mount_point, Arc::clone(&view), handle).unwrap();
+        let session =
+            ContentMount::mount(&mount_point, Arc::clone(&view), handle, wait_max).unwrap();
         Self {
             reader,
             session,
@@ -465,7 +472,13 @@ fn a_dead_mount_is_replaced() {
     let error = rustix::fs::statfs(&mount_point).unwrap_err();
     assert_eq!(error, rustix::io::Errno::NOTCONN);
     let handle = mounted.runtime.handle().clone();
-    let mut second = ContentMount::mount(&mount_point, Arc::clone(&mounted.view), handle).unwrap();
+    let mut second = ContentMount::mount(
+        &mount_point,
+        Arc::clone(&mounted.view),
+        handle,
+        READ_WAIT_MAX,
+    )
+    .unwrap();
     let root = mount_point.join(format!("trees/{tree}"));
     assert_eq!(fs::read(root.join("dir/many-123")).unwrap(), b"123");
     second.unmount().unwrap();

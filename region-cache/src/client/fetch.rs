@@ -22,7 +22,7 @@ use super::budget::Budget;
 use super::counters::{Counters, count};
 use super::latency::Latency;
 use super::members::{Member, Members};
-use super::place::{Spot, mix};
+use super::place::{CANDIDATES_MAX, Spot, mix};
 use super::wire::{Answer, Ask, Wire, WireError};
 
 /// Hedged requests for every 100, and how many at once at most. They cost the members a look.
@@ -47,6 +47,15 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(20);
 /// How long at most. Then the origin is asked whatever the budget says: a job must not fail because
 /// one read was slow.
 pub(crate) const BUSY_MAX: Duration = Duration::from_secs(120);
+/// How long a fetch may take at members, whatever they say or do not say: what all the waits above
+/// come to.
+pub const PATIENCE_MAX: Duration =
+    Duration::from_secs(BUSY_MAX.as_secs() + CANDIDATES_MAX as u64 * SILENT_MAX.as_secs());
+/// The part of the patience after which a silent member seems stuck at the latest, in percent.
+const STALLED_PERCENT: u32 = 50;
+/// The part of the patience after which a silent member is taken for dead, in percent: the next one
+/// is asked before the patience ends.
+const SILENT_PERCENT: u32 = 75;
 
 const NOT_FOUND: u16 = 404;
 
@@ -57,6 +66,8 @@ pub(crate) enum PassBy {
     Down(String),
     #[error("members are busy")]
     Busy,
+    #[error("no answer within {} s", .0.as_secs_f32())]
+    Late(Duration),
     #[error("{member} answers {status}")]
     Refused { member: Arc<str>, status: u16 },
 }
@@ -70,6 +81,7 @@ pub(crate) struct Fetcher {
     pub(crate) members: Arc<Members>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Counters,
+    patience: Duration,
     latency: Latency,
     hedges: Budget,
     doubts: Budget,
@@ -83,8 +95,10 @@ impl Fetcher {
         members: Arc<Members>,
         clock: Arc<dyn Clock>,
         seed: u64,
+        patience: Duration,
     ) -> Self {
         Self {
+            patience: patience.min(PATIENCE_MAX),
             wire,
             members,
             clock,
@@ -102,7 +116,11 @@ impl Fetcher {
         for budget in [&self.hedges, &self.doubts, &self.relief] {
             budget.earn();
         }
-        let fetched = self.try_members(spot, ask).await;
+        let fetched = tokio::select! {
+            biased;
+            fetched = self.try_members(spot, ask) => fetched,
+            () = self.clock.sleep(self.patience) => Err(PassBy::Late(self.patience)),
+        };
         match &fetched {
             Ok((answer, _)) => self.counters.answered(answer.had),
             Err(_) => count(&self.counters.passed_by),
@@ -173,6 +191,7 @@ impl Fetcher {
         let mut first = Box::pin(Arc::clone(self).ask_owned(Arc::clone(member), ask.clone()));
         let p95 = self.latency.p95();
         let stalled = STALLED.max(p95.unwrap_or_default() * STALLED_FACTOR);
+        let stalled = stalled.min(self.patience * STALLED_PERCENT / 100);
         let until_stalled = || {
             let waited = self.clock.elapsed().saturating_sub(began);
             self.clock.sleep(stalled.saturating_sub(waited))
@@ -248,10 +267,11 @@ impl Fetcher {
         answer: impl Future<Output = Result<Given, WireError>>,
     ) -> Result<Given, WireError> {
         let waited = self.clock.elapsed().saturating_sub(began);
+        let silent_max = SILENT_MAX.min(self.patience * SILENT_PERCENT / 100);
         tokio::select! {
             biased;
             answer = answer => answer,
-            () = self.clock.sleep(SILENT_MAX.saturating_sub(waited)) => {
+            () = self.clock.sleep(silent_max.saturating_sub(waited)) => {
                 self.note_failure(member);
                 Err(WireError::Failed("silent".to_owned()))
             }

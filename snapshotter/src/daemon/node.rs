@@ -58,6 +58,9 @@ pub struct NodeOptions {
     pub cache: NodeCacheOptions,
     /// The region's cache between this node and the store, if there is one.
     pub region: Option<Arc<RegionCache>>,
+    /// How long a request of the kernel waits for what is not on the node, all in all: it fails with
+    /// `EIO` then.
+    pub wait_max: Duration,
     /// What takes snapshots before they are durable: the region's cache, if there is one.
     pub writes_through: Option<Arc<dyn RegionWriter>>,
     /// Bytes of what is not durable yet at which creations wait.
@@ -194,10 +197,14 @@ impl Node {
             Arc::new(StagedStore::new(staged, Arc::clone(&options.store)));
         let loader = {
             let _entered = runtime.enter();
-            PackLoader::new(Arc::clone(&store), Arc::clone(&index))?
+            PackLoader::new(Arc::clone(&store), Arc::clone(&index), options.wait_max)?
         };
         let loader = Arc::new(loader);
-        let reader = Reader::with_loader(Arc::clone(&loader), sources, ReaderOptions::default());
+        let reader_options = ReaderOptions {
+            wait_max: options.wait_max,
+            ..ReaderOptions::default()
+        };
+        let reader = Reader::with_loader(Arc::clone(&loader), sources, reader_options);
         let (reader, kept) = keep_trees(reader, &options, &runtime);
         let cache = options.root.join("cache");
         make_private(&cache)?;
@@ -221,9 +228,10 @@ impl Node {
         };
         let served = Arc::clone(&view);
         let uploads = pending.upload_in(&runtime);
+        let wait_max = options.wait_max;
         let session = match options.keeper.clone() {
-            Some(keeper) => ContentMount::keep(&mount_point, served, runtime, keeper)?,
-            None => ContentMount::mount(&mount_point, served, runtime)?,
+            Some(keeper) => ContentMount::keep(&mount_point, served, runtime, wait_max, keeper)?,
+            None => ContentMount::mount(&mount_point, served, runtime, wait_max)?,
         };
         Ok(Self {
             options,

@@ -76,6 +76,7 @@ impl Bench {
             store_url: "memory:".to_owned(),
             cache: nacre_fs::NodeCacheOptions::default(),
             region: None,
+            wait_max: nacre_blobstore::READ_WAIT_MAX,
             writes_through: self.region.clone().map(|region| region as _),
             pending_bytes_max: self.bytes_max,
             clock: Arc::new(SystemClock::new()),

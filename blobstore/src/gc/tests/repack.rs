@@ -77,7 +77,7 @@ async fn what_is_needed_of_a_mostly_empty_pack_moves_and_every_reader_finds_it()
 
     // A node that read of the image before, and one that never did.
     let store = Arc::clone(&bench.store);
-    let knows = PackLoader::new(store, Arc::clone(&bench.index)).unwrap();
+    let knows = PackLoader::new(store, Arc::clone(&bench.index), crate::READ_WAIT_MAX).unwrap();
     let sources = || vec![Arc::new(Origin::new(Arc::clone(&bench.store))) as _];
     let knows = Reader::with_loader(Arc::new(knows), sources(), ReaderOptions::default());
 
@@ -109,7 +109,12 @@ async fn what_is_needed_of_a_mostly_empty_pack_moves_and_every_reader_finds_it()
     assert!(located.is_some());
     // Known from now on.
     assert!(fresh.index.contains(b.data).unwrap());
-    let loader = PackLoader::new(Arc::clone(&fresh.store), Arc::clone(&fresh.index)).unwrap();
+    let loader = PackLoader::new(
+        Arc::clone(&fresh.store),
+        Arc::clone(&fresh.index),
+        crate::READ_WAIT_MAX,
+    )
+    .unwrap();
     loader.expect(&record.packs).await.unwrap();
     loader.settled(&record.packs).await;
     assert_eq!(loader.awaited(), 0);

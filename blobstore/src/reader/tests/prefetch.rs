@@ -18,6 +18,7 @@ const NOT_AHEAD: ReaderOptions = ReaderOptions {
     ahead_cache_bytes: 64 << 20,
     tree_cache_bytes: 0,
     read_ahead_percent: 0,
+    wait_max: READ_WAIT_MAX,
 };
 
 fn items(numbers: impl IntoIterator<Item = u8>) -> Vec<ItemKind> {

@@ -102,7 +102,8 @@ fn runs_as_a_daemon() {
     let contents = Arc::new(NodeCache::open(&cache, Arc::clone(&reader) as _, clock).unwrap());
     let view = Arc::new(View::new(contents));
     let (mount_point, handle) = (folder.join("mount"), runtime.handle().clone());
-    let mut session = ContentMount::keep(&mount_point, view, handle, options(folder)).unwrap();
+    let mut session =
+        ContentMount::keep(&mount_point, view, handle, READ_WAIT_MAX, options(folder)).unwrap();
     println!("serving");
     let mut word = String::new();
     std::io::stdin().read_line(&mut word).unwrap();

@@ -18,7 +18,7 @@ use nacre_blobstore::{
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::client::place::{SPAN_BYTES, Spot};
-use crate::client::{RegionCache, RegionOptions};
+use crate::client::{PATIENCE_MAX, RegionCache, RegionOptions};
 use crate::{CacheOptions, MEMORY_BYTES_MIN, RegionServer, ServerOptions};
 
 /// Members that come or go.
@@ -217,6 +217,7 @@ fn client(members: &BTreeSet<String>) -> Arc<RegionCache> {
         authority: None,
         prefix: None,
         client: "churn".to_owned(),
+        patience: PATIENCE_MAX,
         clock: Arc::new(SystemClock::new()),
         seed: 3,
     };

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use nacre_blobstore::testing::TokioClock;
 use nacre_blobstore::{Digest, Key, PackId, PackKind, PackName};
 
-use crate::client::RegionCache;
 use crate::client::wire::{Answer, Ask, Had, Part, Wire, WireError};
+use crate::client::{PATIENCE_MAX, RegionCache};
 
 /// What a member says to every request.
 #[derive(Debug, Clone)]
@@ -153,12 +153,17 @@ impl Wire for FakeWire {
 
 /// A region of members `m0:1`, `m1:1`, ... that answer after 10 ms.
 pub(crate) fn region(count: usize) -> (RegionCache, Arc<FakeWire>) {
+    region_with(count, PATIENCE_MAX)
+}
+
+/// As [`region`], for a client of so much patience.
+pub(crate) fn region_with(count: usize, patience: Duration) -> (RegionCache, Arc<FakeWire>) {
     let wire = Arc::new(FakeWire::default());
     let names: BTreeSet<String> = (0..count).map(|n| format!("m{n}:1")).collect();
     for name in &names {
         wire.set(name, Script::new(Says::Bytes, 10));
     }
     let clock = Arc::new(TokioClock::new());
-    let region = RegionCache::over(Arc::clone(&wire) as _, &names, clock, 7);
+    let region = RegionCache::over(Arc::clone(&wire) as _, &names, clock, 7, patience);
     (region, wire)
 }

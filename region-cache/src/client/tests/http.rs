@@ -14,7 +14,7 @@ use nacre_blobstore::{ChunkSource, Digest, Key, SystemClock};
 use super::fake::{body, pack};
 use crate::client::http::Http;
 use crate::client::wire::{Ask, Had, Part, Wire, WireError};
-use crate::client::{RegionCache, RegionOptions};
+use crate::client::{PATIENCE_MAX, RegionCache, RegionOptions};
 
 /// A request as a member got it.
 #[derive(Debug, Clone)]
@@ -99,6 +99,7 @@ fn options(members: &[String]) -> RegionOptions {
         authority: None,
         prefix: None,
         client: "node-1".to_owned(),
+        patience: PATIENCE_MAX,
         clock: Arc::new(SystemClock::new()),
         seed: 1,
     }

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use nacre_blobstore::{ChunkSource, Digest, Key, PackName, StoreError, UnverifiedBytes};
 use tokio::time::Instant;
 
-use super::fake::{FakeWire, Says, Script, body, pack, region};
+use super::fake::{FakeWire, Says, Script, body, pack, region, region_with};
 use crate::client::RegionCache;
 use crate::client::breaker::{FAILURES_MAX, REST_FIRST};
 use crate::client::fetch::{BUSY_MAX, SILENT_MAX, STALLED};
@@ -274,6 +274,28 @@ async fn a_busy_region_is_not_passed_by_by_all_at_once() {
     let (all, took) = timed(all).await;
     assert!(all.iter().all(Result::is_err));
     assert!(60_000 * MS + took < BUSY_MAX + 3000 * MS, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_members_for_longer_than_the_patience() {
+    let patience = 1000 * MS;
+    for says in [Says::Silent, Says::Busy(400 * MS)] {
+        let (region, wire) = region_with(3, patience);
+        wire.set_all(&Script::new(says, 0));
+        let (bytes, took) = timed(get(&region, pack(1))).await;
+        assert!(bytes.is_err());
+        assert_eq!(took, patience);
+        assert_eq!(region.stats().passed_by, 1);
+    }
+    // A silent one counts as dead before, so that it rests like any other.
+    let (region, wire) = region_with(1, patience);
+    wire.set_all(&Script::new(Says::Silent, 0));
+    for _ in 0..FAILURES_MAX {
+        get(&region, pack(1)).await.unwrap_err();
+    }
+    let (bytes, took) = timed(get(&region, pack(1))).await;
+    assert!(bytes.is_err());
+    assert_eq!(took, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]

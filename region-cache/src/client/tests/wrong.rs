@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 use crate::client::wire::{Answer, Ask, Had, Part, Wire, WireError};
-use crate::client::{RegionCache, RegionStore};
+use crate::client::{PATIENCE_MAX, RegionCache, RegionStore};
 
 /// What is wrong with a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl Scene {
         let origin = Arc::new(FaultStore::new(store));
         let names: BTreeSet<String> = members.iter().map(|name| (*name).to_owned()).collect();
         let clock = Arc::new(SystemClock::new());
-        let region = RegionCache::over(Arc::clone(&wire) as _, &names, clock, 1);
+        let region = RegionCache::over(Arc::clone(&wire) as _, &names, clock, 1, PATIENCE_MAX);
         let region = Arc::new(region);
         let last = Origin::new(Arc::clone(&origin) as _);
         let sources = vec![Arc::clone(&region) as _, Arc::new(last) as _];

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::Random;
 use super::model::{Region, Totals};
 use super::workload::{ARRIVAL, Read, Workload};
-use crate::client::RegionCache;
+use crate::client::{PATIENCE_MAX, RegionCache};
 
 /// Ranges of one start that are under way at once, as in the reader's prefetch.
 const RANGES_MAX: usize = 16;
@@ -66,7 +66,7 @@ pub(super) async fn run(workload: &Workload, seed: u64, churn: bool) -> Vec<Tota
         let region = Arc::clone(&regions[number % shape.regions]);
         let (wire, clock) = (Arc::clone(&region) as _, Arc::clone(&clock));
         Arc::new(Node {
-            cache: RegionCache::over(wire, &names, clock, seed ^ number as u64),
+            cache: RegionCache::over(wire, &names, clock, seed ^ number as u64, PATIENCE_MAX),
             region,
             read: Mutex::default(),
         })
