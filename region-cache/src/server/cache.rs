@@ -7,7 +7,7 @@
 mod flight;
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,7 +26,7 @@ use super::s3_fifo::S3Fifo;
 
 /// Requests to the origin under way at once, unless the options say otherwise.
 pub const ORIGIN_REQUESTS: usize = 32;
-/// Longest range that is asked of the origin at once: as many whole blocks as fit.
+/// Longest range that is asked of the origin at once, and how far ahead of an answer.
 pub(super) const ORIGIN_GET_BYTES_MAX: u32 = 4 << 20;
 /// Fetches that were turned away which one that is not joins, one after the other.
 const JOINS_MAX: usize = 8;
@@ -169,8 +169,8 @@ impl Cache {
         }
     }
 
-    /// Returns a part of a block. `last` is the last block that the answer will want: what is
-    /// missing up to there is fetched along with it.
+    /// Returns a part of a block. `last` is the last block that the answer will want: an extent that
+    /// it wants as a whole is fetched as one.
     ///
     /// # Errors
     /// [`CacheError`], of the origin alone.
@@ -219,14 +219,27 @@ impl Cache {
         landed
     }
 
-    /// Starts to fetch what an answer will want soon, if it is missing.
+    /// Starts to fetch the blocks `numbers`, which an answer up to `last` will want soon.
     pub(super) fn ahead(
         self: &Arc<Self>,
         name: &ObjectName,
-        number: u32,
+        numbers: RangeInclusive<u32>,
         last: u32,
         asker: &Asker,
     ) {
+        for number in numbers {
+            self.block_ahead(name, number, last, asker);
+        }
+    }
+
+    /// Returns the blocks that are to be on their way when block `number` of an answer up to `last` is
+    /// waited for.
+    pub(super) fn blocks_ahead(&self, number: u32, last: u32) -> RangeInclusive<u32> {
+        let distance = ORIGIN_GET_BYTES_MAX / self.block_bytes;
+        number.saturating_add(1)..=number.saturating_add(distance).min(last)
+    }
+
+    fn block_ahead(self: &Arc<Self>, name: &ObjectName, number: u32, last: u32, asker: &Asker) {
         let id = BlockId {
             object: name.id(),
             number,

@@ -1,9 +1,12 @@
 //! Fetches from the origin: one for each block, however many wait for it, errors included.
 //!
-//! Neighbouring blocks that are missing are one request. A flight is on the list until its blocks
+//! What one request fetches depends on what is wanted alone, not on when: a block, or an aligned
+//! extent of [`ORIGIN_GET_BYTES_MAX`] that is wanted as a whole. Were it whatever neighbours happen to be
+//! missing, a burst of starts would cost the origin now more requests than one start and now fewer. A flight is on the list until its blocks
 //! are on the disk, so that no block falls between "was fetched" and "is stored" and is fetched
 //! again. It goes on when those who asked have left: they come back, and find it done.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -20,7 +23,7 @@ type Landed = Result<Block, CacheError>;
 /// A wait that others may share.
 pub(super) type Flight = Shared<BoxFuture<'static, Landed>>;
 
-/// Neighbouring blocks that one request fetches.
+/// The blocks that one request fetches.
 struct Run {
     name: ObjectName,
     first: u32,
@@ -28,8 +31,8 @@ struct Run {
 }
 
 impl Cache {
-    /// Waits for a block from the origin; starts to fetch it, and what is missing of the blocks
-    /// after it up to `last`, if nobody did.
+    /// Waits for a block from the origin; starts to fetch it if nobody did, with the rest of the extent
+    /// that it begins if all of that is wanted up to `last`.
     pub(super) fn flight(
         self: &Arc<Self>,
         name: &ObjectName,
@@ -50,7 +53,6 @@ impl Cache {
         if let Some(block) = lock(&self.memory).peek(&id(number)) {
             return futures::future::ready(Ok(block.clone())).boxed().shared();
         }
-        let blocks_max = ORIGIN_GET_BYTES_MAX / self.block_bytes;
         let end = self
             .known_length(name.id())
             .map_or(u64::MAX, |len| len.div_ceil(self.block_bytes.into()));
@@ -59,8 +61,7 @@ impl Cache {
                 && !flights.contains_key(&id(*number))
                 && !self.has(&id(*number))
         };
-        let after = number.saturating_add(1)..=last;
-        let more = after.take(blocks_max as usize - 1).take_while(missing);
+        let more = self.extent_after(number, last).take_while(missing);
         let numbers = std::iter::once(number).chain(more).collect::<Vec<_>>();
         let mut answers = Vec::with_capacity(numbers.len());
         let mut first = None;
@@ -83,6 +84,18 @@ impl Cache {
                 .spawn(async move { cache.fly(run, &asker).await }),
         );
         first.expect("a run has one block at least")
+    }
+
+    /// Returns the other blocks of the extent that `number` begins, if all are wanted; else none.
+    fn extent_after(&self, number: u32, last: u32) -> Range<u32> {
+        let blocks = ORIGIN_GET_BYTES_MAX / self.block_bytes;
+        let next = number.saturating_add(1);
+        let end = number.saturating_add(blocks);
+        if number.is_multiple_of(blocks) && last >= end - 1 {
+            next..end
+        } else {
+            next..next
+        }
     }
 
     pub(super) fn has(&self, id: &BlockId) -> bool {

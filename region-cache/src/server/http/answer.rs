@@ -11,7 +11,7 @@ use hyper::body::Frame;
 
 use crate::server::Member;
 use crate::server::block::parts;
-use crate::server::cache::{Asker, Cache, CacheError, ORIGIN_GET_BYTES_MAX};
+use crate::server::cache::{Asker, Cache, CacheError};
 use crate::server::fair::Admission;
 use crate::server::object::ObjectName;
 
@@ -106,12 +106,10 @@ impl Rest {
 
     /// Asks for what will be wanted after block `number`, each block once.
     fn look_ahead(&mut self, number: u32, last: u32) {
-        let distance = ORIGIN_GET_BYTES_MAX / self.cache.block_bytes;
-        let end = number.saturating_add(distance).min(last);
-        let from = self.ahead.unwrap_or_else(|| number.saturating_add(1));
-        for number in from..=end {
-            self.cache.ahead(&self.name, number, last, &self.asker);
-        }
+        let ahead = self.cache.blocks_ahead(number, last);
+        let end = *ahead.end();
+        let from = self.ahead.unwrap_or(*ahead.start());
+        self.cache.ahead(&self.name, from..=end, last, &self.asker);
         self.ahead = Some(from.max(end.saturating_add(1)));
     }
 }

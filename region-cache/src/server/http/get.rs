@@ -201,7 +201,17 @@ async fn answer_range(
         });
     };
     let last = last_block(&range, block_bytes);
-    let piece = member.cache.part(name, &first, last, &asker).await?;
+    let cache = &member.cache;
+    // In this order: the first is asked for first.
+    let (piece, ()) = tokio::join!(
+        biased;
+        cache.part(name, &first, last, &asker),
+        async {
+            let ahead = cache.blocks_ahead(first.number, last);
+            cache.ahead(name, ahead, last, &asker);
+        }
+    );
+    let piece = piece?;
     let len = range.end - range.start;
     let first_len = piece.bytes.len() as u64;
     let body = if first_len == len {
