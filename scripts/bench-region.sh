@@ -25,7 +25,7 @@ if [ -z "${NACRE:-}" ]; then
 	NACRE=$PWD/target/release/nacre
 fi
 # shellcheck disable=SC2012 # the newest by time
-RANGES=$(ls -t target/release/deps/ranges-* | grep -v '\.d$' | head -1)
+RANGES=${RANGES:-$(ls -t target/release/deps/ranges-* | grep -v '\.d$' | head -1)}
 
 member=
 cleanup() {
