@@ -107,7 +107,9 @@ async fn route(member: &Arc<Member>, peer: IpAddr, request: Request<Incoming>) -
         Method::GET | Method::HEAD => {
             let asker = asker(request.headers(), peer, grant.as_deref());
             let head_only = request.method() == Method::HEAD;
-            let begins = !head_only && begins_burst(member, &name, &asker);
+            // Who wants what is here alone has asked another member.
+            let asks = !head_only && !get::wants_only_cached(request.headers());
+            let begins = asks && begins_burst(member, &name, &asker);
             let mut response = get::get(member, &name, head_only, request.headers(), asker).await;
             if begins {
                 let yes = HeaderValue::from_static("1");

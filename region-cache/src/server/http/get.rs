@@ -130,7 +130,7 @@ fn ranges(
 
 /// Tells whether the client has another place to ask for what is not here (RFC 9111, section
 /// 5.2.1.7).
-fn wants_only_cached(headers: &HeaderMap) -> bool {
+pub(super) fn wants_only_cached(headers: &HeaderMap) -> bool {
     let text = headers
         .get(CACHE_CONTROL)
         .and_then(|text| text.to_str().ok());

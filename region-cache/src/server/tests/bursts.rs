@@ -27,6 +27,9 @@ async fn one_of_the_nodes_that_ask_for_a_record_is_told() {
             )
             .await
         );
+        // Nor has who asks for what is here alone come for itself: it asked another member.
+        let hedges = [("cache-control", "only-if-cached")];
+        assert!(!told(&path, &format!("hedges {node}"), &hedges).await);
         assert!(!told(&pack, &node, &[]).await);
         for _ in 0..2 {
             if told(&path, &node, &[]).await {
