@@ -228,11 +228,7 @@ impl Node {
         };
         let served = Arc::clone(&view);
         let uploads = pending.upload_in(&runtime);
-        let wait_max = options.wait_max;
-        let session = match options.keeper.clone() {
-            Some(keeper) => ContentMount::keep(&mount_point, served, runtime, wait_max, keeper)?,
-            None => ContentMount::mount(&mount_point, served, runtime, wait_max)?,
-        };
+        let session = mount_content(&options, &mount_point, served, runtime)?;
         Ok(Self {
             options,
             store,
@@ -423,6 +419,20 @@ fn keep_trees(
             tracing::warn!(%error, "keep no trees");
             (Arc::new(reader), None)
         }
+    }
+}
+
+/// Mounts the content, or goes on with the mount that a keeper holds.
+fn mount_content(
+    options: &NodeOptions,
+    mount_point: &Path,
+    view: Arc<View>,
+    runtime: Handle,
+) -> Result<ContentSession, SessionError> {
+    let wait_max = options.wait_max;
+    match options.keeper.clone() {
+        Some(keeper) => ContentMount::keep(mount_point, view, runtime, wait_max, keeper),
+        None => ContentMount::mount(mount_point, view, runtime, wait_max),
     }
 }
 

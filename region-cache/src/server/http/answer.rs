@@ -108,7 +108,7 @@ impl Rest {
     fn look_ahead(&mut self, number: u32, last: u32) {
         let ahead = self.cache.blocks_ahead(number, last);
         let end = *ahead.end();
-        let from = self.ahead.unwrap_or(*ahead.start());
+        let from = self.ahead.unwrap_or_else(|| *ahead.start());
         self.cache.ahead(&self.name, from..=end, last, &self.asker);
         self.ahead = Some(from.max(end.saturating_add(1)));
     }
