@@ -93,7 +93,9 @@ async fn what_is_removed_at_the_end_is_never_synced() {
         let done = scene.run(spec).await.unwrap();
         assert_eq!(done.code, 0, "{}", done.err);
         let options = done.out.trim_end().rsplit(' ').nth(2).unwrap();
-        let is_volatile = options.split(',').any(|option| option.ends_with("volatile"));
+        let is_volatile = options
+            .split(',')
+            .any(|option| option.ends_with("volatile"));
         assert_eq!(is_volatile, remove_on_exit, "{}", done.out);
     }
 }
