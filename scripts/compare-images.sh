@@ -17,6 +17,6 @@ for layout; do
     corpus=${corpus:+$corpus:}$(realpath "$layout")
 done
 cd "$(dirname "$0")/.."
-NACRE_CORPUS=$corpus exec cargo test --release --quiet -p nacre-cli --test cli -- \
+NACRE_CORPUS=$corpus exec cargo test --release --quiet --workspace --test cli -- \
     --nocapture --exact corpus::real_images_are_mounted_as_umoci_unpacks_them \
     corpus::snapshots_of_real_images_are_the_same_on_another_node

@@ -15,5 +15,5 @@ if [ $# -eq 0 ]; then
 fi
 cd "$(dirname "$0")/.."
 NACRE_BURST_SOURCE=$1 NACRE_BURST_NODES=${2:-16} NACRE_BURST_MEMBERS=${3:-3} NACRE_BURST_COMMAND=${4:-true} \
-    exec cargo test --release --quiet -p nacre-cli --test cli -- \
+    exec cargo test --release --quiet --workspace --test cli -- \
     --nocapture --exact region_burst::a_burst_costs_the_store_what_one_start_does

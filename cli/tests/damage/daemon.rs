@@ -257,17 +257,25 @@ fn stop(scene: &Scene) {
     let content = scene.path("root").join("content");
     let left = || {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        mounts.contains(content.to_str().unwrap())
-            || scene.path("root").join("keeper.sock").exists()
-            || scene.path("root").join("nacre.sock").exists()
+        let mut left: Vec<String> = mounts
+            .lines()
+            .filter(|mount| mount.contains(content.to_str().unwrap()))
+            .map(str::to_owned)
+            .collect();
+        for socket in ["keeper.sock", "nacre.sock"] {
+            if scene.path("root").join(socket).exists() {
+                left.push(socket.to_owned());
+            }
+        }
+        left
     };
     for _ in 0..POLLS_MAX {
-        if !left() {
+        if left().is_empty() {
             return;
         }
         sleep(POLL);
     }
-    panic!("the daemon leaves something behind");
+    panic!("the daemon leaves behind: {:?}", left());
 }
 
 /// Takes the mounts away, with which keeper and daemon end, when a test failed.
