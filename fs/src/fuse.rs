@@ -263,7 +263,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let read = Asked::new(ino.0, offset, size.min(REQUEST_BYTES_MAX));
-        if self.given_up.has(&read) {
+        if self.given_up.take(&read) {
             return reply.error(Errno::EIO);
         }
         let (view, given_up) = (Arc::clone(&self.view), Arc::clone(&self.given_up));

@@ -14,8 +14,8 @@ use nacre_blobstore::Clock;
 
 use crate::FsError;
 
-/// How long: the kernel asks again at once, and whoever else comes later has a wait of its own.
-const REMEMBERED: Duration = Duration::from_millis(100);
+/// How long: the kernel asks again at once, once, and whoever else comes has a wait of its own.
+const REMEMBERED: Duration = Duration::from_millis(20);
 /// Reads that are remembered; of more the oldest is forgotten.
 const READS_MAX: usize = 1024;
 /// The part of the longest wait after which an error counts as a wait in vain, as one in this many.
@@ -67,8 +67,8 @@ impl GivenUp {
         }
     }
 
-    /// Tells whether something of `read` was waited for in vain just now.
-    pub(super) fn has(&self, read: &Asked) -> bool {
+    /// Tells whether something of `read` was waited for in vain just now, and forgets that.
+    pub(super) fn take(&self, read: &Asked) -> bool {
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
         if reads.is_empty() {
             return false;
@@ -80,7 +80,8 @@ impl GivenUp {
         {
             reads.pop_front();
         }
-        reads.iter().any(|(other, _)| other.overlaps(read))
+        let found = reads.iter().position(|(other, _)| other.overlaps(read));
+        found.and_then(|number| reads.remove(number)).is_some()
     }
 
     /// Waits for `reading`, but for no longer than a read may take. Remembers `read` when it fails after
@@ -142,13 +143,14 @@ mod tests {
             matches!(late, Err(FsError::Late { seconds: 2 })),
             "{late:?}"
         );
-        assert!(given_up.has(&Asked::new(7, 4096, 4096)), "the page again");
-        assert!(given_up.has(&Asked::new(7, 0, 4097)));
-        assert!(!given_up.has(&Asked::new(7, 0, 4096)), "another page");
-        assert!(!given_up.has(&Asked::new(7, 12_288, 4096)));
-        assert!(!given_up.has(&Asked::new(8, 4096, 4096)), "another file");
+        assert!(!given_up.take(&Asked::new(7, 0, 4096)), "another page");
+        assert!(!given_up.take(&Asked::new(7, 12_288, 4096)));
+        assert!(!given_up.take(&Asked::new(8, 4096, 4096)), "another file");
+        assert!(given_up.take(&Asked::new(7, 0, 4097)), "the page again");
+        assert!(!given_up.take(&Asked::new(7, 0, 4097)), "a read of its own");
+        given_up.note(read.clone(), given_up.clock.elapsed());
         tokio::time::sleep(REMEMBERED + Duration::from_millis(1)).await;
-        assert!(!given_up.has(&read));
+        assert!(!given_up.take(&read));
     }
 
     #[tokio::test(start_paused = true)]
@@ -159,10 +161,10 @@ mod tests {
         error.await.unwrap_err();
         let error = given_up.unless_late(later.clone(), fails_after(WAIT_MAX * 3 / 4));
         error.await.unwrap_err();
-        assert_eq!((given_up.has(&soon), given_up.has(&later)), (false, true));
+        assert_eq!((given_up.take(&soon), given_up.take(&later)), (false, true));
         let read = given_up.unless_late(soon.clone(), async { Ok(Bytes::new()) });
         assert!(read.await.unwrap().is_empty());
-        assert!(!given_up.has(&soon));
+        assert!(!given_up.take(&soon));
     }
 
     #[tokio::test(start_paused = true)]
@@ -171,7 +173,7 @@ mod tests {
         for ino in 0..=READS_MAX as u64 {
             given_up.note(Asked::new(ino, 0, 1), given_up.clock.elapsed());
         }
-        assert!(!given_up.has(&Asked::new(0, 0, 1)));
-        assert!(given_up.has(&Asked::new(1, 0, 1)));
+        assert!(!given_up.take(&Asked::new(0, 0, 1)));
+        assert!(given_up.take(&Asked::new(1, 0, 1)));
     }
 }

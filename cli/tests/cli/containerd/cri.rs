@@ -16,6 +16,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
+use super::scene::until;
+
 pub(super) use snapshots::snapshot_names;
 
 /// `NamespaceMode.NODE`: the host's.
@@ -314,12 +316,18 @@ impl Cri {
 
     /// Stops and removes a pod with its containers.
     pub(super) fn remove_pod(&self, pod: &str) {
-        for path in [
-            "/runtime.v1.RuntimeService/StopPodSandbox",
-            "/runtime.v1.RuntimeService/RemovePodSandbox",
-        ] {
-            let _: Empty = self.call(path, Named { id: pod.to_owned() }).unwrap();
-        }
+        let call = |path: &'static str| -> Result<Empty, Status> {
+            self.call(path, Named { id: pod.to_owned() })
+        };
+        // As the kubelet does: a container that ends just then may end its shim before the answer
+        // (containerd 1.6), and the call is for being made again.
+        until("the pod stops", || {
+            match call("/runtime.v1.RuntimeService/StopPodSandbox") {
+                Err(error) if error.message().contains("ttrpc: closed") => false,
+                stopped => stopped.map(|_| true).unwrap(),
+            }
+        });
+        call("/runtime.v1.RuntimeService/RemovePodSandbox").unwrap();
     }
 }
 
