@@ -66,9 +66,6 @@ pub(crate) struct Coming {
 /// A trace, and whether it is that of the tree.
 type Loaded = (StoredTrace, bool);
 
-/// How long a start goes on after what its trace names was brought.
-const START_LASTS: Duration = Duration::from_secs(5);
-
 impl Traces {
     /// Observes the reads of `cache`. Must be called in a runtime.
     pub(crate) fn new(
@@ -127,10 +124,6 @@ impl Traces {
     ) {
         self.note_streamed(coming.tree);
         let follower = Arc::clone(&self.follower);
-        // From before the first read on, and not only when the trace has come: what is guessed until then
-        // depends on which of both is faster, so that no two starts would ask for the same.
-        let known = self.reader.suspend_read_ahead();
-        let clock = Arc::clone(&self.clock);
         let stream = stream::Streamer {
             store: Arc::clone(&self.store),
             reader: Arc::clone(&self.reader),
@@ -153,11 +146,7 @@ impl Traces {
             let stream = async {
                 if let Some((stored, _)) = loaded {
                     stream.run(stored).await;
-                    if is_own {
-                        clock.sleep(START_LASTS).await;
-                    }
                 }
-                drop(known);
             };
             tokio::join!(follow, stream);
         });

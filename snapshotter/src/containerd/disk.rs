@@ -129,12 +129,29 @@ impl Disk {
     pub(super) fn remove(&self, number: u64) {
         places::detach(&self.of(number));
         bounded::remove(&self.of(number));
+        if self.remove_unwritten(number).is_ok() {
+            return;
+        }
         match fs::remove_dir_all(self.of(number)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(number, %error, "the directory of a snapshot is not removed yet");
             }
             _ => {}
         }
+    }
+
+    /// Removes the directories of a snapshot that nothing was written to, as of most containers that
+    /// are prepared and removed in a burst: without a look into each of them.
+    fn remove_unwritten(&self, number: u64) -> io::Result<()> {
+        let work = self.work(number);
+        // The inner one is overlayfs' own, from when it was mounted.
+        for path in [work.join("work"), work, self.files(number)] {
+            match fs::remove_dir(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        fs::remove_dir(self.of(number))
     }
 
     /// Removes the directories with numbers below `below` that are not in use. Blocks.
