@@ -27,12 +27,6 @@ pub enum FsError {
     /// No layer has the data of a file.
     #[error("no layer has the data")]
     Missing,
-    /// It took longer than a request may wait.
-    #[error("nothing came within {seconds} s")]
-    Late {
-        /// The time.
-        seconds: u64,
-    },
     /// The bytes or the tree could not be had from any tier.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -50,7 +44,7 @@ impl FsError {
             Self::IsDirectory => Errno::ISDIR,
             Self::WrongKind => Errno::INVAL,
             Self::NoXattr => Errno::NODATA,
-            Self::Read(_) | Self::Missing | Self::Late { .. } => Errno::IO,
+            Self::Read(_) | Self::Missing => Errno::IO,
         }
     }
 }

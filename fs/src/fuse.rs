@@ -9,7 +9,6 @@
 //!
 //! The session can outlive the process: see [`keeper`].
 
-mod given_up;
 mod handshake;
 mod in_use;
 mod keeper;
@@ -40,7 +39,6 @@ pub use session::{ContentMount, ContentSession, SessionError};
 
 use crate::access::on_behalf_of;
 use crate::{FsError, Lookup, Taken, View};
-use given_up::{Asked, GivenUp};
 use keeper::Negotiated;
 use pending::{Pending, Refuse, killed};
 use reply::{absent, errno, file_attr, file_type};
@@ -83,7 +81,6 @@ struct Adapter {
     runtime: Handle,
     shared: Shared,
     wait_max: Duration,
-    given_up: Arc<GivenUp>,
     /// Whether the kernel takes `ENOSYS` to mean that opens need no message.
     no_open: bool,
     no_opendir: bool,
@@ -91,9 +88,7 @@ struct Adapter {
 
 impl Adapter {
     fn new(view: Arc<View>, runtime: Handle, shared: Shared, wait_max: Duration) -> Self {
-        let clock = Arc::clone(view.contents().clock());
         Self {
-            given_up: Arc::new(GivenUp::new(clock, wait_max)),
             wait_max,
             view,
             runtime,
@@ -262,14 +257,9 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let read = Asked::new(ino.0, offset, size.min(REQUEST_BYTES_MAX));
-        if self.given_up.take(&read) {
-            return reply.error(Errno::EIO);
-        }
-        let (view, given_up) = (Arc::clone(&self.view), Arc::clone(&self.given_up));
+        let view = Arc::clone(&self.view);
         self.answer(request, reply, |reply| async move {
-            let reading = view.read(read.ino, read.start, read.len());
-            let bytes = given_up.unless_late(read.clone(), reading).await;
+            let bytes = view.read(ino.0, offset, size.min(REQUEST_BYTES_MAX)).await;
             match (bytes, reply.take()) {
                 (Ok(bytes), Some(reply)) => reply.data(&bytes),
                 (Err(error), Some(reply)) => reply.error(errno(&error)),

@@ -201,11 +201,6 @@ impl NodeCache {
         &*self.inner.reader
     }
 
-    /// Returns what the cache measures time by.
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.inner.clock
-    }
-
     /// Returns the two folders that overlayfs may take as data-only layers: store and arrivals.
     pub fn layers(&self) -> [PathBuf; 2] {
         self.inner.layout.layers()
