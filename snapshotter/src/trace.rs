@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nacre_blobstore::{
-    BlobStore, Clock, Digest, Hints, MetadataImage, PackName, Reader, StoredTrace, Trace,
-    TraceError, TreeId, read_trace, trace_ref,
+    BlobStore, Clock, Digest, Hints, PackName, Reader, StoredTrace, Trace, TraceError, TreeId,
+    read_trace, trace_ref,
 };
 use nacre_fs::NodeCache;
 use tokio::sync::oneshot;
@@ -114,13 +114,13 @@ impl Traces {
     }
 
     /// Streams a trace to the node, once `packs`, the packs of the image, are loaded. Without one
-    /// that was recorded with this very tree, reads are followed by what the hints in `metadata` say,
-    /// if it comes: it takes longer than the first of a trace.
+    /// that was recorded with this very tree, reads are followed by what `hints` say, if they come:
+    /// with a metadata image, which takes longer than the first of a trace.
     pub(crate) fn opened(
         &self,
         coming: Coming,
         packs: BTreeSet<PackName>,
-        metadata: oneshot::Receiver<MetadataImage>,
+        hints: oneshot::Receiver<Hints>,
     ) {
         self.note_streamed(coming.tree);
         let follower = Arc::clone(&self.follower);
@@ -136,10 +136,7 @@ impl Traces {
             let loaded = coming.loading.await.ok().flatten();
             let is_own = loaded.as_ref().is_some_and(|(_, own)| *own);
             let follow = async {
-                if !is_own
-                    && let Ok(metadata) = metadata.await
-                    && let Some(hints) = hints_of(metadata).await
-                {
+                if !is_own && let Ok(hints) = hints.await {
                     follower.add(coming.tree, hints);
                 }
             };
@@ -198,15 +195,6 @@ pub async fn import_trace(
         clock: Arc::clone(clock),
     };
     publisher.publish(tree, None, &trace.entries).await
-}
-
-/// Decodes hints on a thread for that. `None`, and a warning, when they are malformed.
-async fn hints_of(metadata: MetadataImage) -> Option<Hints> {
-    let decoded = tokio::task::spawn_blocking(move || metadata.hints());
-    let hints = decoded.await.ok()?;
-    hints
-        .inspect_err(|error| tracing::warn!(%error, "start without hints"))
-        .ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

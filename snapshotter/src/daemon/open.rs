@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nacre_blobstore::{
-    MetadataImage, MetadataImageError, Reader, RecordId, TreeId, fetch_metadata_image, load_packs,
+    Hints, MetadataImage, MetadataImageError, Reader, RecordId, TreeId, fetch_metadata_image,
+    load_packs,
 };
 use nacre_fs::erofs::{ErofsError, metadata_image};
 use nacre_fs::mount::Lower;
@@ -315,13 +316,13 @@ impl Node {
     }
 
     /// Mounts the metadata image of `tree` that the disk or the store has. `None` where neither has
-    /// a right one. One from the store is `told`, for its hints.
+    /// a right one. The hints of one from the store are `told`.
     async fn mount_stored(
         &self,
         mounts: &Arc<MetadataMounts>,
         image: &Mountable,
         tree: TreeId,
-        told: oneshot::Sender<MetadataImage>,
+        told: oneshot::Sender<Hints>,
     ) -> Result<Option<PathBuf>, NodeError> {
         let here = off_reactor(mounts, move |mounts| mounts.mounted(tree)).await?;
         if here.is_some() {
@@ -343,8 +344,11 @@ impl Node {
             let mount = || {
                 let image = MetadataImage::open(tree, id, bytes);
                 let image = image.map_err(MetadataMountError::Image)?;
-                // Nobody may want them.
-                let _unwanted = told.send(image.clone());
+                // Before the mount, whose first reads they are for. Nobody may want them.
+                match image.hints() {
+                    Ok(hints) => drop(told.send(hints)),
+                    Err(error) => tracing::warn!(%tree, %error, "start without hints"),
+                }
                 mounts.mount(tree, |out| image.write_to(out)).map(Some)
             };
             mount().or_else(|error| match error {
