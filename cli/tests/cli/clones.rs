@@ -123,7 +123,7 @@ fn a_file_that_is_written_all_the_time_is_captured_as_it_was_at_one_moment() {
             let id = snapshot["snapshot"].as_str().unwrap();
             node.ok(&["mount", id, mount.to_str().unwrap()]);
             let changes = changes(&mount.join("big"));
-            node.ok(&["umount", mount.to_str().unwrap()]);
+            node.umount(mount.to_str().unwrap());
             assert!(changes <= 1, "{kind}, attempt {attempt}: {changes} changes");
         }
         assert!(cloned > 0, "{kind}");

@@ -108,6 +108,21 @@ impl Node {
         objects.remove(0)
     }
 
+    /// Unmounts a target. A program that another test starts has the open files of this one until it
+    /// is loaded.
+    pub(crate) fn umount(&self, target: &str) {
+        const TRIES_MAX: u32 = 400;
+        for _ in 1..TRIES_MAX {
+            let output = self.output(&["umount", target]);
+            if !String::from_utf8_lossy(&output.stderr).contains("in use") {
+                assert!(output.status.success(), "{target}: {}", output.status);
+                return;
+            }
+            pause();
+        }
+        self.ok(&["umount", target]);
+    }
+
     /// Runs a command that fails with `code`, and returns its one line of error, without hints.
     pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.output(arguments);
