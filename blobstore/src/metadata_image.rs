@@ -84,14 +84,14 @@ impl From<HintsError> for MetadataImageError {
 }
 
 /// A metadata image that was checked, as it is stored.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct MetadataImage {
     plain: Part,
     hints: Part,
 }
 
 /// Bytes that are stored as one zstd frame.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Part {
     plain_bytes: u64,
     stored: Bytes,
