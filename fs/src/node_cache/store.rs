@@ -97,6 +97,8 @@ impl Inner {
         }
         self.storing(len_bytes, 0, || {
             let completed = partial.store(index, chunk)?;
+            // Chunks are written side by side: who measures last must also note last.
+            let _names = self.names.lock(content);
             let (bytes, now) = (bytes_on_disk(file), self.now());
             if !self.quota.with(|table| table.resize(content, bytes, now)) {
                 // It was evicted under this task; the next read begins another file.

@@ -67,6 +67,23 @@ async fn the_quota_holds_and_what_is_used_again_stays() {
     assert_eq!(stats.unstored, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn chunks_that_are_written_side_by_side_are_all_counted() {
+    let node = Limited::new(64 * MIB);
+    for number in 0..40 {
+        let bytes = pseudo_random(12 * CHUNK_BYTES, number);
+        let (content, size) = (
+            node.reader.add_content(&bytes, CHUNK_BYTES),
+            bytes.len() as u64,
+        );
+        // All but the last, which would have it moved to the store.
+        node.cache.admit(content, size, 0..11).await.unwrap();
+    }
+    settle(&node.cache).await;
+    assert_eq!(node.reader.chunk_reads(), 40 * 11);
+    node.assert_counted().await;
+}
+
 #[tokio::test]
 async fn what_was_placed_just_now_stays_and_others_are_unstored() {
     let node = Limited::new(MIB);
