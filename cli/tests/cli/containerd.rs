@@ -2,6 +2,7 @@
 
 mod cri;
 mod faulty;
+mod gvisor;
 mod images;
 mod kills;
 mod pods;

@@ -1,7 +1,10 @@
 //! Machines that start again.
 
+use std::sync::atomic::Ordering;
+
 use super::release::Release;
-use super::scene::{Scene, detach_all, until};
+use super::scene::{Scene, behind_a_proxy, detach_all, until};
+use crate::node::Node;
 use crate::tar::Entry;
 
 /// Of more than one chunk, so that it is on the node in part.
@@ -75,8 +78,7 @@ impl Scene {
     }
 }
 
-fn after_a_reboot_everything_starts_again(release: Release) {
-    let mut scene = Scene::with(release, "if-stored");
+fn after_a_reboot_everything_starts_again(mut scene: Scene, cut_off: impl Fn(&Scene, bool)) {
     scene.add_read("app");
     let image = scene.image("app");
     scene.cri().pull(&image).unwrap();
@@ -86,7 +88,7 @@ fn after_a_reboot_everything_starts_again(release: Release) {
     assert_eq!(scene.stats()["layers_attached"], 2);
 
     scene.shut_down();
-    scene.cut_off(true);
+    cut_off(&scene, true);
     scene.start_daemon();
     scene.start_containerd();
     // The old containers' file systems are there again.
@@ -96,17 +98,38 @@ fn after_a_reboot_everything_starts_again(release: Release) {
     }
     let pod = scene.run_read(&image, "after", "");
     scene.cri().remove_pod(&pod);
-    scene.cut_off(false);
+    cut_off(&scene, false);
+}
+
+fn starts_again_without_the_store(release: Release) {
+    let scene = Scene::with(release, "if-stored");
+    after_a_reboot_everything_starts_again(scene, Scene::cut_off);
 }
 
 #[test]
 fn after_a_reboot_everything_starts_again_without_the_store() {
-    after_a_reboot_everything_starts_again(Release::Debian);
+    starts_again_without_the_store(Release::Debian);
 }
 
 #[test]
 fn after_a_reboot_everything_starts_again_without_the_store_with_the_latest() {
     if let Some(latest) = Release::latest() {
-        after_a_reboot_everything_starts_again(latest);
+        starts_again_without_the_store(latest);
+    }
+}
+
+#[test]
+fn after_a_reboot_everything_starts_again_beside_a_store_that_is_silent() {
+    for release in [Some(Release::Debian), Release::latest()] {
+        let node = Node::new();
+        let Some((proxy, environment)) = behind_a_proxy(&node) else {
+            return;
+        };
+        if let Some(release) = release {
+            let scene = Scene::on(node, release, "if-stored", environment);
+            after_a_reboot_everything_starts_again(scene, |_, is_silent| {
+                proxy.dead.store(is_silent, Ordering::Relaxed);
+            });
+        }
     }
 }

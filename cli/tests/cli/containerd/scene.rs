@@ -15,6 +15,7 @@ use super::release::Release;
 use crate::files::busybox;
 use crate::layout::{self, Layer, Packing};
 use crate::node::{Node, pause};
+use crate::proxy::Proxy;
 use crate::registry::Registry;
 use crate::tar::{Entry, archive};
 
@@ -207,6 +208,16 @@ impl Scene {
         self.nacre_ok(&["image", "add", &source]);
     }
 
+    /// Adds an image to the store and has containerd pull it with `ctr`.
+    pub(super) fn pull_stored(&self, name: &str, layers: &[&[Entry]]) -> String {
+        self.push(name, layers);
+        self.add(name);
+        let image = self.image(name);
+        let pull = ["image", "pull", "--plain-http", "--snapshotter", "nacre"];
+        self.ctr(&[&pull[..], &[&image]].concat());
+        image
+    }
+
     pub(super) fn nacre(&self, arguments: &[&str]) -> Command {
         let mut command = self.node.command(arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -323,6 +334,25 @@ impl Drop for Scene {
             kill(pid);
         }
     }
+}
+
+/// Has a node keep its store on the S3 server of the tests, over a connection that can be cut. `None`
+/// where there is no such server.
+pub(super) fn behind_a_proxy(node: &Node) -> Option<(Proxy, Environment)> {
+    let Ok(endpoint) = std::env::var("NACRE_TEST_S3_ENDPOINT") else {
+        println!("SKIPPED: NACRE_TEST_S3_ENDPOINT is not set");
+        return None;
+    };
+    let bucket = std::env::var("NACRE_TEST_S3_BUCKET").unwrap_or_else(|_| "nacre".to_owned());
+    let proxy = Proxy::to(endpoint.strip_prefix("http://").unwrap());
+    let unique = node.path("").file_name().unwrap().to_owned();
+    let store = format!("s3://{bucket}/{}", unique.display());
+    let environment = vec![
+        ("NACRE_STORE", store),
+        ("AWS_ENDPOINT_URL", format!("http://{}", proxy.address)),
+        ("NACRE_STORE_TIMEOUT", "2".to_owned()),
+    ];
+    Some((proxy, environment))
 }
 
 /// Takes away all mounts below a folder.

@@ -19,16 +19,6 @@ fn label(number: u32, value: &str) -> String {
 }
 
 impl Scene {
-    /// Adds an image to the store and has containerd pull it with `ctr`.
-    fn pull_stored(&self, name: &str, layers: &[&[Entry]]) -> String {
-        self.push(name, layers);
-        self.add(name);
-        let image = self.image(name);
-        let pull = ["image", "pull", "--plain-http", "--snapshotter", "nacre"];
-        self.ctr(&[&pull[..], &[&image]].concat());
-        image
-    }
-
     /// Returns the command that runs a container with mounts.
     fn run_with<'a>(&self, labels: &'a [String], rest: &[&'a str]) -> Vec<&'a str> {
         let mut run = vec!["run", "--snapshotter", "nacre"];

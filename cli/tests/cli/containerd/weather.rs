@@ -11,9 +11,8 @@ use rustix::fs::statvfs;
 use super::cri::snapshot_names;
 use super::faulty::{Fault, FaultyRegistry};
 use super::release::Release;
-use super::scene::{Scene, until};
+use super::scene::{Scene, behind_a_proxy, until};
 use crate::node::Node;
-use crate::proxy::Proxy;
 use crate::tar::Entry;
 
 /// What a node of a small disk has, and what is left of it for an image that needs more.
@@ -128,24 +127,11 @@ fn a_registry_that_goes_silent_ends_in_the_fallback() {
 
 #[test]
 fn without_a_store_images_are_unpacked_and_with_it_again_attached() {
-    let Some(endpoint) = std::env::var_os("NACRE_TEST_S3_ENDPOINT") else {
-        println!("SKIPPED: NACRE_TEST_S3_ENDPOINT is not set");
-        return;
-    };
-    let bucket = std::env::var_os("NACRE_TEST_S3_BUCKET").unwrap_or_else(|| "nacre".into());
-    let endpoint = endpoint.to_str().unwrap();
     for policy in ["if-stored", "always"] {
-        let proxy = Proxy::to(endpoint.strip_prefix("http://").unwrap());
         let node = Node::new();
-        let unique = node.path("").file_name().unwrap().to_owned();
-        let environment = vec![
-            (
-                "NACRE_STORE",
-                format!("s3://{}/{}", bucket.display(), unique.display()),
-            ),
-            ("AWS_ENDPOINT_URL", format!("http://{}", proxy.address)),
-            ("NACRE_STORE_TIMEOUT", "2".to_owned()),
-        ];
+        let Some((proxy, environment)) = behind_a_proxy(&node) else {
+            return;
+        };
         let scene = Scene::on(node, Release::Debian, policy, environment);
         for name in ["first", "second"] {
             let layers = layers(name);
