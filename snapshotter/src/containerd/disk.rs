@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nacre_fs::mount::copy_root_attributes;
 
@@ -27,6 +28,9 @@ use super::places;
 pub(super) struct Disk {
     folder: PathBuf,
     next: AtomicU64,
+    /// Those with a file system of their own that were there at the start: a reboot may have taken
+    /// their mounts away.
+    unready: Mutex<HashSet<u64>>,
 }
 
 impl Disk {
@@ -47,9 +51,13 @@ impl Disk {
         let disk = Self {
             folder,
             next: AtomicU64::new(1),
+            unready: Mutex::default(),
         };
-        let last = disk.numbers().map_err(io)?.into_iter().max();
-        disk.keep_free(last.unwrap_or(0));
+        let numbers = disk.numbers().map_err(io)?;
+        disk.keep_free(numbers.iter().copied().max().unwrap_or(0));
+        let bounded = numbers.into_iter();
+        let bounded = bounded.filter(|number| bounded::is_bounded(&disk.of(*number)));
+        *disk.unready() = bounded.collect();
         Ok(disk)
     }
 
@@ -115,13 +123,27 @@ impl Disk {
         copy_root_attributes(root, &files)
     }
 
+    /// Tells whether all directories of `numbers` are there for certain: for others [`Disk::ready`]
+    /// has to see to it.
+    pub(super) fn are_ready(&self, numbers: &[u64]) -> bool {
+        let unready = self.unready();
+        !numbers.iter().any(|number| unready.contains(number))
+    }
+
     /// Mounts again what a reboot took away of the directories of `numbers`. Blocks.
     ///
     /// # Errors
     /// [`SnapshotsError::Precondition`] when that cannot be done.
     pub(super) fn ready(&self, numbers: &[u64]) -> Result<(), SnapshotsError> {
-        let mut directories = numbers.iter().map(|number| self.of(*number));
-        directories.try_for_each(|directory| bounded::ready(&directory))
+        for number in numbers {
+            bounded::ready(&self.of(*number))?;
+            self.unready().remove(number);
+        }
+        Ok(())
+    }
+
+    fn unready(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.unready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes the directories of a snapshot. What cannot be removed now is left to

@@ -422,7 +422,7 @@ impl Snapshots {
     }
 
     async fn make_ready(&self, numbers: Vec<u64>) -> Result<(), SnapshotsError> {
-        if numbers.is_empty() {
+        if self.disk.are_ready(&numbers) {
             return Ok(());
         }
         let disk = Arc::clone(&self.disk);
