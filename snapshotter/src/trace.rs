@@ -135,8 +135,12 @@ impl Traces {
         tasks.spawn(async move {
             let loaded = coming.loading.await.ok().flatten();
             let is_own = loaded.as_ref().is_some_and(|(_, own)| *own);
+            // Who could tell them sees that they are not wanted.
+            let hints = (!is_own).then_some(hints);
             let follow = async {
-                if !is_own && let Ok(hints) = hints.await {
+                if let Some(hints) = hints
+                    && let Ok(hints) = hints.await
+                {
                     follower.add(coming.tree, hints);
                 }
             };

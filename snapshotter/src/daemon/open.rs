@@ -344,10 +344,12 @@ impl Node {
             let mount = || {
                 let image = MetadataImage::open(tree, id, bytes);
                 let image = image.map_err(MetadataMountError::Image)?;
-                // Before the mount, whose first reads they are for. Nobody may want them.
-                match image.hints() {
-                    Ok(hints) => drop(told.send(hints)),
-                    Err(error) => tracing::warn!(%tree, %error, "start without hints"),
+                // Before the mount, whose first reads they are for. With a trace nobody waits.
+                if !told.is_closed() {
+                    match image.hints() {
+                        Ok(hints) => drop(told.send(hints)),
+                        Err(error) => tracing::warn!(%tree, %error, "start without hints"),
+                    }
                 }
                 mounts.mount(tree, |out| image.write_to(out)).map(Some)
             };
