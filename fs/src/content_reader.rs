@@ -26,6 +26,11 @@ pub trait ContentReader: TreeReader + fmt::Debug + 'static {
     /// Says that chunks will probably be read soon. Returns at once.
     fn expect(&self, _chunks: Vec<ChunkId>) {}
 
+    /// Tells whether what will be read is to be guessed: not while it is known, and on its way.
+    fn guesses(&self) -> bool {
+        true
+    }
+
     /// Returns where a chunk that was read recently came from, if that is remembered.
     fn tier_of(&self, _chunk: ChunkId) -> Option<Tier> {
         None
@@ -56,6 +61,10 @@ impl ContentReader for Reader {
 
     fn expect(&self, chunks: Vec<ChunkId>) {
         Self::expect(self, chunks);
+    }
+
+    fn guesses(&self) -> bool {
+        Self::reads_ahead(self)
     }
 
     fn tier_of(&self, chunk: ChunkId) -> Option<Tier> {

@@ -266,7 +266,7 @@ impl NodeCache {
                 self.used(content);
                 self.inner.counters.served_locally(bytes.len());
                 self.observe(watch, content, size_bytes, range.clone(), false);
-                self.read_ahead(content, &local, &range);
+                self.read_ahead(content, &local, &range, false);
                 return Ok(bytes);
             }
             self.inner.forget_local(content).await;
@@ -327,7 +327,7 @@ impl NodeCache {
             Ok(bytes) => {
                 let wait = self.inner.clock.elapsed().saturating_sub(start);
                 self.inner.counters.served_after(bytes.len(), wait);
-                self.read_ahead(content, local, &range);
+                self.read_ahead(content, local, &range, true);
             }
             Err(_) => self.inner.counters.failed(),
         }
@@ -398,14 +398,20 @@ impl NodeCache {
     }
 
     /// Starts fetching what follows a sequential read, as far as readers leave room for it.
-    fn read_ahead(&self, content: ContentId, local: &Local, range: &std::ops::Range<u64>) {
+    fn read_ahead(
+        &self,
+        content: ContentId,
+        local: &Local,
+        range: &std::ops::Range<u64>,
+        waited: bool,
+    ) {
         let Local::Partial(partial) = local else {
             return;
         };
-        if partial.file_with(0..0).is_none() {
+        if partial.file_with(0..0).is_none() || !self.inner.reader.guesses() {
             return;
         }
-        let next = partial.streams.advance(&partial.list, range);
+        let next = partial.streams.advance(&partial.list, range, waited);
         for index in next.filter(|index| !partial.is_present(*index)) {
             if self.inner.fetches.available_permits() <= READ_AHEAD_SPARE {
                 return;

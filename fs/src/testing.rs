@@ -2,7 +2,7 @@
 //! decoded here and nowhere else, for any bytes to be tried.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ pub struct MemoryReader {
     chunk_reads: AtomicU64,
     tree_reads: AtomicU64,
     expected: Mutex<Vec<ChunkId>>,
+    known: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +91,11 @@ impl MemoryReader {
     /// Makes every read fail as unavailable, or work again.
     pub fn set_unavailable(&self, unavailable: bool) {
         self.state().unavailable = unavailable;
+    }
+
+    /// Says that it is known what will be read, or no more.
+    pub fn know(&self, known: bool) {
+        self.known.store(known, Ordering::Relaxed);
     }
 
     /// Returns how many chunks were asked for.
@@ -174,6 +180,10 @@ impl ContentReader for MemoryReader {
         expected
             .unwrap_or_else(PoisonError::into_inner)
             .extend(chunks);
+    }
+
+    fn guesses(&self) -> bool {
+        !self.known.load(Ordering::Relaxed)
     }
 }
 

@@ -56,6 +56,11 @@ impl Reader {
         Suspended(Arc::clone(&self.shared))
     }
 
+    /// Tells whether it is guessed what will be read.
+    pub fn reads_ahead(&self) -> bool {
+        !self.shared.ahead.is_off()
+    }
+
     /// Says that `chunks` will probably be read soon. They are fetched as far as
     /// [`ReaderOptions::read_ahead_percent`](super::ReaderOptions) allows; failures are silent.
     pub fn expect(&self, chunks: Vec<ChunkId>) {

@@ -72,7 +72,7 @@ impl ReadAhead {
         self.suspended.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn is_off(&self) -> bool {
+    pub(super) fn is_off(&self) -> bool {
         self.unread_percent_max == 0 || self.suspended.load(Ordering::Relaxed) > 0
     }
 

@@ -1,7 +1,8 @@
 //! Which chunks of a large content to fetch before they are asked for.
 //!
 //! A read that continues another fetches one chunk ahead; when the reader comes to where the last
-//! window began, the next one is twice as long, up to [`WINDOW_MAX`]. Each content remembers
+//! window began, the next one is twice as long, up to [`WINDOW_MAX`]. It begins with a read that has
+//! to wait: what is there before has been brought by who knew what is read, or was read before. Each content remembers
 //! [`STREAMS`] positions, so several readers of one file do not spoil it for each other. A read
 //! anywhere else begins a stream, and fetches nothing ahead.
 
@@ -26,6 +27,8 @@ pub(super) struct Streams(Mutex<Vec<Stream>>);
 #[derive(Debug, Default)]
 struct Stream {
     next_bytes: u64,
+    /// Whether any of its reads had to wait.
+    waited: bool,
     window: usize,
     /// Where the last window began; reading this far makes the next one begin.
     marker: usize,
@@ -34,16 +37,23 @@ struct Stream {
 }
 
 impl Streams {
-    /// Notes a read, and returns the chunks to fetch because of it.
-    pub(super) fn advance(&self, list: &ChunkList, read: &Range<u64>) -> Range<usize> {
+    /// Notes a read, which `waited` or found all there, and returns the chunks to fetch because of
+    /// it.
+    pub(super) fn advance(
+        &self,
+        list: &ChunkList,
+        read: &Range<u64>,
+        waited: bool,
+    ) -> Range<usize> {
         let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = streams.iter().position(|stream| stream.continues(read));
         let mut stream = match known {
             Some(known) => streams.remove(known),
             None => Stream::default(),
         };
+        stream.waited |= waited;
         let ahead = match known {
-            Some(_) if read.end > stream.next_bytes => stream.advance(list, read),
+            Some(_) if stream.waited && read.end > stream.next_bytes => stream.advance(list, read),
             _ => 0..0,
         };
         stream.next_bytes = stream.next_bytes.max(read.end);
@@ -93,7 +103,7 @@ mod tests {
     fn the_window_doubles_and_every_chunk_is_fetched_once() {
         let (list, streams) = (list(200), Streams::default());
         let windows: Vec<_> = (0..200)
-            .map(|i| streams.advance(&list, &(i * CHUNK..(i + 1) * CHUNK)))
+            .map(|i| streams.advance(&list, &(i * CHUNK..(i + 1) * CHUNK), true))
             .filter(|window| !window.is_empty())
             .collect();
         let lengths: Vec<_> = windows.iter().map(Range::len).collect();
@@ -108,13 +118,16 @@ mod tests {
         let (list, streams) = (list(4_000), Streams::default());
         for i in 0..20 {
             let at = i * 200 * CHUNK;
-            assert!(streams.advance(&list, &(at..at + 10)).is_empty(), "{i}");
+            assert!(
+                streams.advance(&list, &(at..at + 10), true).is_empty(),
+                "{i}"
+            );
         }
         let mut ahead = [0, 0];
         for i in 0..40 {
             for (reader, start) in [0, 2_000].into_iter().enumerate() {
                 let at = (start + i) * CHUNK;
-                ahead[reader] += streams.advance(&list, &(at..at + CHUNK)).len();
+                ahead[reader] += streams.advance(&list, &(at..at + CHUNK), true).len();
             }
         }
         assert!(
@@ -125,13 +138,24 @@ mod tests {
         );
         // Reading the same again is no progress.
         for _ in 0..10 {
-            assert!(streams.advance(&list, &(0..10)).is_empty());
+            assert!(streams.advance(&list, &(0..10), true).is_empty());
         }
         // Back to a window of one after a seek.
         let at = 3_500 * CHUNK;
-        assert!(streams.advance(&list, &(at..at + CHUNK)).is_empty());
-        let next = streams.advance(&list, &(at + CHUNK..at + 2 * CHUNK));
+        assert!(streams.advance(&list, &(at..at + CHUNK), true).is_empty());
+        let next = streams.advance(&list, &(at + CHUNK..at + 2 * CHUNK), true);
         assert_eq!(next, 3_502..3_503);
+    }
+
+    #[test]
+    fn what_is_there_is_no_reason_to_fetch_until_a_read_waits() {
+        let (list, streams) = (list(200), Streams::default());
+        let read = |i: u64, waited| streams.advance(&list, &(i * CHUNK..(i + 1) * CHUNK), waited);
+        assert!((0..50).all(|i| read(i, false).is_empty()));
+        assert_eq!(read(50, true), 51..52);
+        assert_eq!(read(51, false), 52..54, "what came ahead is read");
+        assert!(read(150, false).is_empty(), "another reader");
+        assert!(read(151, false).is_empty());
     }
 
     #[test]
@@ -140,7 +164,9 @@ mod tests {
         let mut fetched = 0;
         for pair in 0..50 {
             for i in [2 * pair + 1, 2 * pair] {
-                fetched += streams.advance(&list, &(i * CHUNK..(i + 1) * CHUNK)).len();
+                fetched += streams
+                    .advance(&list, &(i * CHUNK..(i + 1) * CHUNK), true)
+                    .len();
             }
         }
         assert!((100..130).contains(&fetched), "{fetched}");

@@ -155,6 +155,10 @@ impl ContentReader for HintedReader {
         self.reader.expect(chunks);
     }
 
+    fn guesses(&self) -> bool {
+        self.reader.reads_ahead()
+    }
+
     fn tier_of(&self, chunk: ChunkId) -> Option<Tier> {
         self.reader.tier_of(chunk)
     }

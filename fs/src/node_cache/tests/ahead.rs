@@ -60,6 +60,29 @@ async fn what_was_admitted_is_read_without_the_reader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_follows_what_was_admitted_and_no_guess_what_is_known() {
+    let node = Node::new();
+    let large = pseudo_random(LARGE, 5);
+    let (content, size) = (node.reader.add_content(&large, CHUNK_BYTES), LARGE as u64);
+    let read = async |chunk: usize| {
+        let offset = (chunk * CHUNK_BYTES) as u64;
+        let read = node.cache.read(content, size, offset, 1000).await;
+        assert_eq!(read.unwrap(), large[chunk * CHUNK_BYTES..][..1000]);
+        node.settle().await;
+        node.reader.chunk_reads()
+    };
+    node.cache.admit(content, size, 0..8).await.unwrap();
+    node.settle().await;
+    for chunk in 0..8 {
+        assert_eq!(read(chunk).await, 8);
+    }
+    node.reader.know(true);
+    assert_eq!((read(8).await, read(9).await), (9, 10));
+    node.reader.know(false);
+    assert_eq!(read(10).await, 12, "the chunk, and one ahead");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_large_content_is_expected_whole_and_a_huge_one_around_reads() {
     let node = Node::new();
     let large = pseudo_random(LARGE, 3);
