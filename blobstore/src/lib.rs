@@ -78,8 +78,9 @@ pub use refs::{
 pub use source::{ChunkSource, Origin, RegionWriter, Tier, UnverifiedBytes};
 pub use store::{
     BlobStore, CONCURRENT_REQUESTS_MAX, DelayStore, HomeStore, JournalStore, Key, LimitStore,
-    LocalStore, ObjectBackend, ObjectInfo, RetryPolicy, RetryStore, StagedStore, StoreError,
-    StoreOptions, StoreUrl, StoreUrlError, Version, check as check_store, open as open_store,
+    LocalStore, ObjectBackend, ObjectInfo, RetryPolicy, RetryStore, SpanStore, StagedStore,
+    StoreError, StoreOptions, StoreUrl, StoreUrlError, Version, check as check_store, in_span,
+    open as open_store, origin_get, range_text, span_number,
 };
 pub use trace::{
     StoredTrace, TRACE_ENTRIES_MAX, Trace, TraceEntry, TraceError, Traced, read_trace, trace_ref,

@@ -12,6 +12,7 @@ mod limit;
 mod local;
 mod object;
 mod retry;
+mod span;
 mod staged;
 mod url;
 
@@ -30,6 +31,7 @@ pub use limit::{CONCURRENT_REQUESTS_MAX, LimitStore};
 pub use local::LocalStore;
 pub use object::ObjectBackend;
 pub use retry::{RetryPolicy, RetryStore};
+pub use span::{SpanStore, in_span, origin_get, range_text, span_number};
 pub use staged::StagedStore;
 
 /// The name of an object in a store: `/`-separated segments of `[A-Za-z0-9._%~-]`.

@@ -13,8 +13,8 @@ use nacre_blobstore::testing::{
     memory_store,
 };
 use nacre_blobstore::{
-    BlobStore, Key, LimitStore, LocalStore, ObjectInfo, RetryPolicy, RetryStore, StoreError,
-    StoreOptions, StoreUrl, SystemClock, Version, open_store,
+    BlobStore, Key, LimitStore, LocalStore, ObjectInfo, RetryPolicy, RetryStore, SpanStore,
+    StoreError, StoreOptions, StoreUrl, SystemClock, Version, open_store,
 };
 
 fn clock() -> Arc<SystemClock> {
@@ -53,6 +53,11 @@ async fn opened_by_url() {
     let directory = tempfile::tempdir().unwrap();
     let url = StoreUrl::directory(directory.path());
     conformance(open_store(&url, &StoreOptions::new(clock(), 7)).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_spans() {
+    conformance(Arc::new(SpanStore::new(memory_store()))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

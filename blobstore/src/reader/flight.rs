@@ -12,6 +12,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use super::lock;
 
@@ -90,12 +91,14 @@ where
                     sender,
                     landing,
                 } => {
-                    tokio::spawn(async move {
+                    let run = async move {
                         let value = work.await;
                         // Landed before told: who comes now starts a new run.
                         drop(landing);
                         sender.send_replace(Some(value));
-                    });
+                    };
+                    // What it asks of tiers is because of the reader that was first.
+                    tokio::spawn(run.in_current_span());
                     return wait(result).await.unwrap_or_else(stopped);
                 }
             }
