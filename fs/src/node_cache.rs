@@ -52,9 +52,12 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
-use nacre_blobstore::{CHUNK_BYTES_MAX, Clock, ContentId, ReadError};
+use nacre_blobstore::{
+    CHUNK_BYTES_MAX, Clock, ContentId, ReadError, in_span, range_text, span_number,
+};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
 pub use counters::NodeCacheStats;
 pub use options::NodeCacheOptions;
@@ -258,7 +261,7 @@ impl NodeCache {
             };
             if file.is_none() {
                 let read = self.read_fetched(content, size_bytes, &local, range.clone());
-                let read = read.await;
+                let read = in_span(read_span(content, &range), read).await;
                 self.observe(watch, content, size_bytes, range, true);
                 return read;
             }
@@ -345,8 +348,9 @@ impl NodeCache {
         let stopped = Err(ReadError::Stopped(content.to_string()));
         let inner = Arc::clone(&self.inner);
         self.flights
-            .join((content, 0), &self.tasks, stopped, |answer| async move {
-                inner.fetch_small(content, size_bytes, layers, answer).await;
+            .join((content, 0), &self.tasks, stopped, |answer| {
+                let fetch = inner.fetch_small(content, size_bytes, layers, answer);
+                fetch.instrument(fetch_span(content, 0))
             })
     }
 
@@ -358,14 +362,11 @@ impl NodeCache {
     ) -> Flight<Result<Bytes, ReadError>> {
         let stopped = Err(ReadError::Stopped(content.to_string()));
         let (inner, partial) = (Arc::clone(&self.inner), Arc::clone(partial));
-        self.flights.join(
-            (content, index),
-            &self.tasks,
-            stopped,
-            |answer| async move {
-                inner.fetch_chunk(content, partial, index, answer).await;
-            },
-        )
+        self.flights
+            .join((content, index), &self.tasks, stopped, |answer| {
+                let fetch = inner.fetch_chunk(content, partial, index, answer);
+                fetch.instrument(fetch_span(content, index))
+            })
     }
 
     /// Reads a range of a large content chunk by chunk, several at once.
@@ -419,6 +420,21 @@ impl NodeCache {
             drop(self.fetch_chunk(content, partial, index));
         }
     }
+}
+
+/// Returns the span of a read that waits for a fetch.
+fn read_span(content: ContentId, range: &std::ops::Range<u64>) -> Span {
+    tracing::debug_span!(
+        "read",
+        %content,
+        range = range_text(range),
+        otel.status_code = tracing::field::Empty,
+    )
+}
+
+/// Returns the span of a fetch, as a child of the read that was the first to want it.
+fn fetch_span(content: ContentId, chunk: usize) -> Span {
+    tracing::debug_span!("fetch", %content, chunk = span_number(chunk as u64))
 }
 
 /// Tells whether a content has one chunk, which is all of it.

@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use nacre_blobstore::{ContentId, ReadError};
+use nacre_blobstore::{ContentId, ReadError, in_span};
 
 use super::layout::Layers;
 use super::local::off_reactor;
-use super::{NodeCache, is_small};
+use super::{NodeCache, is_small, read_span};
 
 /// Where a content is after [`NodeCache::place`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,8 @@ impl NodeCache {
         if !is_small(size_bytes) {
             return Ok(Placed::Unstored);
         }
-        self.fetch_small(content, size_bytes, Layers::Both).await?;
+        let fetch = async { self.fetch_small(content, size_bytes, Layers::Both).await };
+        in_span(read_span(content, &(0..size_bytes)), fetch).await?;
         self.observe(watch, content, size_bytes, 0..size_bytes, true);
         self.flights.landed((content, 0)).await;
         // A flight that a read began gives one name alone. The name is one system call old here,
