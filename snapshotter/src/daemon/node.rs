@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use nacre_blobstore::{
     BlobStore, CatalogError, ChunkIndex, ChunkSource, Clock, CrashHook, IndexError, Origin,
-    PackLoader, ReadError, Reader, ReaderOptions, RecordId, RegionWriter, StagedStore, TraceError,
-    TreePathError,
+    PackLoader, ReadError, Reader, ReaderOptions, RecordId, RegionWriter, SpanStore, StagedStore,
+    TraceError, TreePathError,
 };
 use nacre_fs::erofs::ErofsError;
 use nacre_fs::{
@@ -188,6 +188,7 @@ impl Node {
         let mut sources: Vec<Arc<dyn ChunkSource>> =
             vec![Arc::new(Origin::on_node(Arc::clone(&staged)))];
         let mut options = options;
+        options.store = Arc::new(SpanStore::new(options.store));
         if let Some(region) = &options.region {
             sources.push(Arc::clone(region) as _);
             options.store = Arc::new(RegionStore::new(options.store, Arc::clone(region)));

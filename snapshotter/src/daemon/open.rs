@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use nacre_blobstore::{
     Hints, MetadataImage, MetadataImageError, Reader, RecordId, TreeId, fetch_metadata_image,
-    load_packs,
+    in_span, load_packs,
 };
 use nacre_fs::erofs::{ErofsError, metadata_image};
 use nacre_fs::mount::Lower;
 use nacre_fs::{MetadataMountError, MetadataMounts};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, oneshot};
+use tracing::field::Empty;
 
 use super::api::{MountMode, OpenedImage, OpenedVolume};
 use super::mountable::{Located, Mountable};
@@ -62,6 +63,15 @@ impl Node {
         name: &str,
         wanted: Option<MountMode>,
     ) -> Result<OpenedImage, NodeError> {
+        let span = tracing::debug_span!("mount", image = name, otel.status_code = Empty);
+        in_span(span, self.open_named(name, wanted)).await
+    }
+
+    async fn open_named(
+        &self,
+        name: &str,
+        wanted: Option<MountMode>,
+    ) -> Result<OpenedImage, NodeError> {
         let located = self.locate(name).await?;
         let image = self.read_image(name, located.record).await?;
         let tree = image
@@ -86,6 +96,16 @@ impl Node {
     /// # Errors
     /// [`NodeError`].
     pub(crate) async fn open_layer(
+        &self,
+        id: RecordId,
+        tree: TreeId,
+        wanted: Option<MountMode>,
+    ) -> Result<(Lower, PathBuf), NodeError> {
+        let span = tracing::debug_span!("mount", image = %id, %tree, otel.status_code = Empty);
+        in_span(span, self.open_prefix(id, tree, wanted)).await
+    }
+
+    async fn open_prefix(
         &self,
         id: RecordId,
         tree: TreeId,
