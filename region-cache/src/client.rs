@@ -20,6 +20,7 @@ mod latency;
 mod members;
 mod place;
 mod prime;
+mod span;
 mod store;
 mod wire;
 mod write;

@@ -8,6 +8,7 @@
 
 mod client;
 mod server;
+mod trace_context;
 
 pub use client::{
     PATIENCE_MAX, Primed, RegionCache, RegionCacheError, RegionMembers, RegionOptions, RegionStats,

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nacre_blobstore::Clock;
+use tracing::Instrument as _;
 
 use super::breaker::FAILURES_MAX;
 use super::budget::Budget;
@@ -23,6 +24,7 @@ use super::counters::{Counters, count};
 use super::latency::Latency;
 use super::members::{Member, Members};
 use super::place::{CANDIDATES_MAX, Spot, mix};
+use super::span::{member_get, note_outcome};
 use super::wire::{Answer, Ask, Wire, WireError};
 
 /// Hedged requests for every 100, and how many at once at most. They cost the members a look.
@@ -146,7 +148,7 @@ impl Fetcher {
                     Err(WireError::Refused(status)) => {
                         // What is on its way to the origin is at two members, and not there yet.
                         if let (NOT_FOUND, Some(next)) = (status, next)
-                            && let Some(given) = self.ask_cached(next, ask).await
+                            && let Some(given) = self.ask_cached(next, ask, false).await
                         {
                             return Ok(given);
                         }
@@ -207,7 +209,7 @@ impl Fetcher {
                 tokio::select! {
                     biased;
                     answer = &mut first => return answer,
-                    hedged = self.ask_cached(next, ask) => if let Some(given) = hedged {
+                    hedged = self.ask_cached(next, ask, true) => if let Some(given) = hedged {
                         count(&self.counters.hedged_won);
                         self.finish_probe(member, began, first);
                         return Ok(given);
@@ -225,7 +227,7 @@ impl Fetcher {
             return self.last_wait(member, began, first).await;
         };
         count(&self.counters.doubted);
-        let mut second = Box::pin(self.ask_one(next, ask));
+        let mut second = Box::pin(self.ask_one(next, ask, true));
         tokio::select! {
             biased;
             answer = &mut first => match answer {
@@ -279,23 +281,31 @@ impl Fetcher {
     }
 
     /// Asks a member for what it has, at no cost to the origin.
-    async fn ask_cached(&self, member: &Arc<Member>, ask: &Ask) -> Option<Given> {
+    async fn ask_cached(&self, member: &Arc<Member>, ask: &Ask, hedged: bool) -> Option<Given> {
         let ask = Ask {
             only_if_cached: true,
             ..ask.clone()
         };
-        self.ask_one(member, &ask).await.ok()
+        self.ask_one(member, &ask, hedged).await.ok()
     }
 
     /// [`Self::ask_one`] that may outlive its caller.
     async fn ask_owned(self: Arc<Self>, member: Arc<Member>, ask: Ask) -> Result<Given, WireError> {
-        self.ask_one(&member, &ask).await
+        self.ask_one(&member, &ask, false).await
     }
 
-    async fn ask_one(&self, member: &Arc<Member>, ask: &Ask) -> Result<Given, WireError> {
+    async fn ask_one(
+        &self,
+        member: &Arc<Member>,
+        ask: &Ask,
+        hedged: bool,
+    ) -> Result<Given, WireError> {
         let began = self.clock.elapsed();
         let _load = member.load();
-        let outcome = self.wire.get(&member.name, ask).await;
+        let span = member_get(&member.name, ask, hedged);
+        let get = self.wire.get(&member.name, ask);
+        let outcome = get.instrument(span.clone()).await;
+        note_outcome(&span, &outcome);
         match outcome {
             Ok(answer) => {
                 self.latency

@@ -12,9 +12,11 @@ use reqwest::header::{
     RETRY_AFTER,
 };
 use reqwest::{Certificate, RequestBuilder, Response, StatusCode};
+use tracing::Span;
 
 use super::RegionCacheError;
 use super::wire::{Answer, Ask, Had, Part, Wire, WireError};
+use crate::trace_context::{TRACEPARENT, traceparent};
 
 /// How long a member may take to accept a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
@@ -94,7 +96,10 @@ impl Http {
     }
 
     fn identify(&self, request: RequestBuilder) -> RequestBuilder {
-        let request = request.header("x-nacre-client", self.client_id.clone());
+        let mut request = request.header("x-nacre-client", self.client_id.clone());
+        if let Some(traceparent) = traceparent(&Span::current()) {
+            request = request.header(TRACEPARENT, traceparent);
+        }
         let token = self
             .token
             .read()

@@ -5,4 +5,5 @@ mod fake;
 mod http;
 mod policy;
 mod sim;
+mod spans;
 mod wrong;

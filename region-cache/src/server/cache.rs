@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use nacre_blobstore::{BlobStore, Clock, Digest, StoreError};
 use tokio_util::task::TaskTracker;
+use tracing::Span;
 
 use self::flight::Flight;
 use super::block::{BLOCK_BYTES, BLOCK_BYTES_MAX, Block, BlockId, Part, UNIT_BYTES, parts};
@@ -79,12 +80,14 @@ pub(super) enum CacheError {
     Unavailable(Arc<str>),
 }
 
-/// Who asks, how urgently, and whether it may be turned away.
+/// Who asks, how urgently, whether it may be turned away, and by which request.
 #[derive(Debug, Clone)]
 pub(super) struct Asker {
     pub(super) client: ClientId,
     pub(super) priority: Priority,
     pub(super) admission: Admission,
+    /// The parent of the spans of what the origin is asked for.
+    pub(super) span: Span,
 }
 
 /// A part of a block, ready to be sent.

@@ -4,6 +4,7 @@ mod answer;
 mod get;
 mod put;
 mod report;
+mod span;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use hyper::header::{
     WWW_AUTHENTICATE,
 };
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use tracing::{Instrument as _, Span};
 
 use self::answer::Streamed;
 pub(super) use self::put::PUTS_MAX;
@@ -25,6 +27,7 @@ use super::access::{Grant, Refusal};
 use super::cache::{Asker, CacheError};
 use super::fair::{Admission, ClientId, Priority};
 use super::object::ObjectName;
+use crate::trace_context::adopt;
 
 /// Who asks, for fair turns at the origin; without it the peer's address counts.
 const CLIENT_HEADER: &str = "x-nacre-client";
@@ -47,10 +50,19 @@ pub(super) async fn handle(
     peer: IpAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    Ok(route(&member, peer, request).await)
+    let span = span::start(&request);
+    let answer = route(&member, peer, request, &span);
+    let response = answer.instrument(span.clone()).await;
+    span::note_answer(&span, &response);
+    Ok(response)
 }
 
-async fn route(member: &Arc<Member>, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
+async fn route(
+    member: &Arc<Member>,
+    peer: IpAddr,
+    request: Request<Incoming>,
+    span: &Span,
+) -> Response<Body> {
     let path = request.uri().path();
     let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
     match path {
@@ -73,6 +85,7 @@ async fn route(member: &Arc<Member>, peer: IpAddr, request: Request<Incoming>) -
         Some(Ok(grant)) => Some(grant),
         Some(Err(refusal)) => return refused(member, refusal),
     };
+    adopt(span, request.headers());
     let allowed =
         |check: &dyn Fn(&Grant) -> Result<(), Refusal>| grant.as_deref().map_or(Ok(()), check);
     if path == "/status" && is_get {
@@ -91,6 +104,7 @@ async fn route(member: &Arc<Member>, peer: IpAddr, request: Request<Incoming>) -
     let Some(name) = ObjectName::from_path(path) else {
         return text(StatusCode::NOT_FOUND, "not the key of an immutable object");
     };
+    span::note_object(span, &name);
     let is_write = request.method() == Method::PUT;
     if let Err(refusal) = allowed(&|grant| grant.object(&name, is_write)) {
         return refused(member, refusal);
@@ -105,7 +119,7 @@ async fn route(member: &Arc<Member>, peer: IpAddr, request: Request<Incoming>) -
     hottest.count(name.key());
     match *request.method() {
         Method::GET | Method::HEAD => {
-            let asker = asker(request.headers(), peer, grant.as_deref());
+            let asker = asker(request.headers(), peer, grant.as_deref(), span);
             let head_only = request.method() == Method::HEAD;
             // Who wants what is here alone has asked another member.
             let asks = !head_only && !get::wants_only_cached(request.headers());
@@ -132,7 +146,7 @@ fn begins_burst(member: &Member, name: &ObjectName, asker: &Asker) -> bool {
     begins
 }
 
-fn asker(headers: &HeaderMap, peer: IpAddr, grant: Option<&Grant>) -> Asker {
+fn asker(headers: &HeaderMap, peer: IpAddr, grant: Option<&Grant>, span: &Span) -> Asker {
     let named = headers
         .get(CLIENT_HEADER)
         .and_then(|name| name.to_str().ok())
@@ -152,6 +166,7 @@ fn asker(headers: &HeaderMap, peer: IpAddr, grant: Option<&Grant>) -> Asker {
         client,
         priority,
         admission: Admission::MayShed,
+        span: span.clone(),
     }
 }
 

@@ -4,6 +4,7 @@ mod access;
 mod bursts;
 mod page;
 mod ranges;
+mod spans;
 mod writes;
 
 use std::net::SocketAddr;
@@ -203,6 +204,7 @@ async fn who_would_wait_too_long_is_told_when_to_come_back() {
         client: "reader".into(),
         priority: fair::Priority::Demand,
         admission: fair::Admission::Begun,
+        span: tracing::Span::none(),
     };
     let queue = Arc::clone(&lab.member.cache.queue);
     let _held = queue

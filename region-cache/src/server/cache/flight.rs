@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use nacre_blobstore::StoreError;
+use nacre_blobstore::{StoreError, origin_get};
 use tokio::sync::oneshot;
 
 use super::{Asker, Cache, CacheError, ORIGIN_GET_BYTES_MAX, lock};
@@ -152,13 +152,12 @@ impl Cache {
         let size = u64::from(self.block_bytes);
         let start = u64::from(run.first) * size;
         let wanted = count as u64 * size;
+        let (key, range) = (run.name.key(), start..start + wanted);
         // Once for what the origin gives, and once for the blocks that it is copied to.
         let mut charge = self.budget.charge(2 * wanted).await;
         self.metrics.origin_gets.add(1);
-        let got = self
-            .store
-            .get_part(run.name.key(), start..start + wanted)
-            .await;
+        let get = self.store.get_part(key, range.clone());
+        let got = origin_get(&asker.span, key, Some(&range), |(bytes, _)| bytes, get).await;
         drop(turn);
         let (bytes, object_bytes) = match got {
             Ok(got) => got,

@@ -114,6 +114,7 @@ fn asker(client: &str) -> Asker {
         client: client.into(),
         priority: Priority::Demand,
         admission: Admission::MayShed,
+        span: Span::none(),
     }
 }
 

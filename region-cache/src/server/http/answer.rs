@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt as _};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use tracing::Instrument as _;
 
 use crate::server::Member;
 use crate::server::block::parts;
@@ -71,7 +72,8 @@ pub(super) fn stream(
         ahead: None,
     };
     let pieces = futures::stream::try_unfold(rest, |mut rest| async move {
-        let piece = rest.next().await?;
+        let span = rest.asker.span.clone();
+        let piece = rest.next().instrument(span).await?;
         Ok(piece.map(|bytes| (Frame::data(bytes), rest)))
     });
     StreamBody::new(pieces.boxed())
