@@ -18,6 +18,7 @@ mod sandbox;
 mod settings;
 mod snapshot;
 mod store;
+mod telemetry;
 mod trace;
 mod volume;
 
@@ -28,10 +29,11 @@ use clap::Parser;
 use args::{Arguments, Verb};
 use failure::{Failure, INTERRUPTED, SUCCESS};
 use settings::Settings;
+use telemetry::Telemetry;
 
 fn main() {
     let arguments = Arguments::parse();
-    output::start_logging(&arguments.global);
+    let telemetry = Telemetry::start(&arguments);
     let code = match arguments.verb {
         // Its few pages stay in memory for as long as the node has mounts: no threads, no runtime.
         Verb::Keeper => Settings::resolve(arguments.global)
@@ -39,6 +41,7 @@ fn main() {
             .map_or_else(|failure| failure.report(), |()| SUCCESS),
         _ => run_to_end(arguments),
     };
+    telemetry.end();
     // Whoever reads it may be gone; what could not be printed was reported where it was.
     drop(std::io::stdout().flush());
     // Not exit(3): that would take RocksDB's globals down under the threads that still use them.

@@ -3,13 +3,19 @@
 use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
+use tracing::Subscriber;
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, registry};
 
 use crate::args::Global;
 use crate::failure::Failure;
+use crate::telemetry::SpanLayer;
 
-/// Starts logging to stderr; `RUST_LOG` overrules the flags.
-pub(crate) fn start_logging(global: &Global) {
+/// Starts logging to stderr; `RUST_LOG` overrules the flags. What `spans` takes is not logged for
+/// that.
+pub(crate) fn start_logging(global: &Global, spans: Option<SpanLayer>) {
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error",
         (false, 0) => "warn",
@@ -21,12 +27,22 @@ pub(crate) fn start_logging(global: &Global) {
         // fuser warns of every request that a read-only file system rightly does not know.
         EnvFilter::new(format!("{level},fuser=error"))
     });
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    match spans {
+        // One filter before all: what is not logged costs nothing.
+        None => registry().with(filter).with(lines()).init(),
+        Some(spans) => registry()
+            .with(spans)
+            .with(lines().with_filter(filter))
+            .init(),
+    }
+}
+
+/// Writes lines of log.
+fn lines<S: Subscriber + for<'span> LookupSpan<'span>>() -> impl Layer<S> {
+    tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
-        .init();
 }
 
 /// Prints a line of data. A reader that has gone away ends the command quietly.

@@ -28,6 +28,7 @@ mod regions;
 mod registry;
 mod run;
 mod snapshots;
+mod spans;
 mod stores;
 mod tar;
 mod tidy;

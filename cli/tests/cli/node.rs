@@ -70,6 +70,10 @@ impl Node {
             "NACRE_CACHE_FILES",
             "NACRE_CONFIG",
             "NACRE_LAZY",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_SERVICE_NAME",
+            "OTEL_TRACES_SAMPLER",
             "RUST_LOG",
         ] {
             command.env_remove(name);

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nacre_blobstore::Digest;
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,18 +14,19 @@ const USAGE: i32 = 2;
 const BUSY: i32 = 11;
 
 /// A running member.
-struct Member {
+pub(crate) struct Member {
     process: Child,
     address: String,
 }
 
 impl Member {
     fn start(node: &Node) -> Self {
-        let mut process = node
-            .command(&arguments(node))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::spawn(node.command(&arguments(node)))
+    }
+
+    /// Starts a member by a command with [`arguments`].
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         let mut output = BufReader::new(process.stdout.take().unwrap());
         output.read_line(&mut line).unwrap();
@@ -36,7 +37,15 @@ impl Member {
         }
     }
 
-    fn end(mut self, signal: Signal) -> Option<i32> {
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
         let pid = Pid::from_child(&self.process);
         kill_process(pid, signal).unwrap();
         self.process.wait().unwrap().code()
@@ -44,9 +53,14 @@ impl Member {
 
     /// Returns the head and the body of the answer to a request for bytes.
     fn get(&self, key: &str, range: &str) -> (String, Vec<u8>) {
+        self.get_with(key, range, "")
+    }
+
+    /// The same with further lines of its head.
+    pub(crate) fn get_with(&self, key: &str, range: &str, lines: &str) -> (String, Vec<u8>) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let request = format!(
-            "GET /{key} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nRange: bytes={range}\r\n\r\n"
+            "GET /{key} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nRange: bytes={range}\r\n{lines}\r\n"
         );
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();
@@ -60,7 +74,15 @@ impl Member {
     }
 }
 
-fn arguments(node: &Node) -> Vec<String> {
+impl Drop for Member {
+    fn drop(&mut self) {
+        // An error says that it has ended already.
+        self.process.kill().unwrap_or(());
+        drop(self.process.wait());
+    }
+}
+
+pub(crate) fn arguments(node: &Node) -> Vec<String> {
     let disk = node.path("disk").display().to_string();
     [
         "--json",

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 5] = [
 
 /// Heavy libraries, and the only places that may name each; RocksDB has one for each owner of a
 /// database.
-const CONFINED: [(&str, &[&str]); 5] = [
+const CONFINED: [(&str, &[&str]); 7] = [
     ("object_store::", &["blobstore/src/store"]),
     (
         "rocksdb::",
@@ -27,8 +27,20 @@ const CONFINED: [(&str, &[&str]); 5] = [
     ("fuser::", &["fs/src/fuse"]),
     ("oci_client::", &["snapshotter/src/oci"]),
     (
+        "opentelemetry::",
+        &["cli/src/telemetry", "region-cache/src/trace_context"],
+    ),
+    (
+        "opentelemetry_sdk::",
+        &["cli/src/telemetry", "region-cache/src/trace_context"],
+    ),
+    (
         "tonic::",
-        &["snapshotter/src/containerd", "cli/tests/cli/containerd/cri"],
+        &[
+            "snapshotter/src/containerd",
+            "cli/tests/cli/containerd/cri",
+            "cli/tests/cli/spans",
+        ],
     ),
 ];
 
