@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench sim sim-region fuzz-smoke deps browser
+.PHONY: help demo test check bench bench-foyer sim sim-region fuzz-smoke deps browser
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -12,6 +12,7 @@ test: deps browser ## Run all tests (as root: they mount file systems and run co
 
 check: deps browser ## Format, lints, documentation, tests
 	cargo fmt --all --check
+	cargo fmt --check --manifest-path region-cache/benches/foyer/Cargo.toml
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --no-deps --locked
 	@scripts/test.sh
@@ -21,6 +22,9 @@ bench: deps ## Measure mounts of IMAGE, then starts; scripts/bench*.sh say what 
 	cargo build --release --locked -p nacre-cli --bench hot
 	@scripts/bench-mounts.sh
 	@scripts/bench.sh
+
+bench-foyer: deps ## Measure the tiers of a region member beside the crate foyer (some minutes)
+	@scripts/bench-foyer.sh
 
 sim: deps ## Simulate nodes, collection and crashes over a faulty store (NACRE_SIM_SEEDS=0-499)
 	NACRE_SIM_SEEDS=$${NACRE_SIM_SEEDS:-0-499} cargo test --release --locked -p nacre-blobstore --lib \
