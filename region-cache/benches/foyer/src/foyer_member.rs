@@ -35,9 +35,6 @@ use crate::serve::Quota;
 const PAGE_BYTES: usize = 4 << 10;
 /// Entries of a block's length that are evicted as one: foyer's 16 MiB, such that they fit.
 const ENTRIES_OF_A_REGION: usize = 16;
-/// What waits to be written. foyer drops what is more; with its own 16 MiB it dropped a part of
-/// each fill.
-const BUFFER_BYTES: usize = 16 << 20;
 /// Of the memory tier. More would make its queues a few entries long.
 const SHARDS: usize = 4;
 
@@ -115,10 +112,7 @@ pub(crate) async fn open(
         .unwrap();
     let block_bytes = usize::try_from(BLOCK_BYTES).unwrap();
     let region_bytes = ENTRIES_OF_A_REGION * (block_bytes + PAGE_BYTES) + PAGE_BYTES;
-    let mut engine = BlockEngineBuilder::new(device)
-        .with_block_size(region_bytes)
-        .with_buffer_pool_size(BUFFER_BYTES)
-        .with_submit_queue_size_threshold(BUFFER_BYTES);
+    let mut engine = BlockEngineBuilder::new(device).with_block_size(region_bytes);
     let uses = settings.again.then(Uses::default);
     if let Some(uses) = &uses {
         let filter = StorageFilter::new().with_condition(uses.clone());
