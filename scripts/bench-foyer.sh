@@ -19,9 +19,9 @@ if [ -z "${BENCH_FOYER:-}" ]; then
 	if [ -n "$library" ]; then
 		export ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR=$PWD/${library%/*}
 	fi
-	# The target folder is the workspace's: what that has built of third-party crates is used.
-	cargo build --release --locked -q --target-dir target \
+	# A target folder of its own: in the workspace's RocksDB would count as changed.
+	cargo build --release --locked -q --target-dir target/bench-foyer \
 		--manifest-path region-cache/benches/foyer/Cargo.toml
-	BENCH_FOYER=target/release/nacre-bench-foyer
+	BENCH_FOYER=target/bench-foyer/release/nacre-bench-foyer
 fi
 "$BENCH_FOYER" run "$WORK" "$ROUNDS" "$DISK_MIB" "$@"
