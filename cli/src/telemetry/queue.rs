@@ -131,7 +131,7 @@ impl<E: SpanExporter> Sender<E> {
         };
         match &error {
             Some(error) if !self.is_failing => {
-                tracing::warn!(error, "the collector takes no spans")
+                tracing::warn!(error, "the collector takes no spans");
             }
             None if self.is_failing => tracing::info!("the collector takes spans again"),
             Some(_) | None => {}

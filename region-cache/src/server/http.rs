@@ -109,14 +109,7 @@ async fn route(
     if let Err(refusal) = allowed(&|grant| grant.object(&name, is_write)) {
         return refused(member, refusal);
     }
-    member.cache.metrics.requests.add(1);
-    // Apart, for a start reads a record once and its packs many times.
-    let hottest = if name.is_record() {
-        &member.hottest_images
-    } else {
-        &member.hottest
-    };
-    hottest.count(name.key());
+    count(member, &name);
     match *request.method() {
         Method::GET | Method::HEAD => {
             let asker = asker(request.headers(), peer, grant.as_deref(), span);
@@ -134,6 +127,18 @@ async fn route(
         Method::PUT => put::put(member, &name, request).await,
         _ => text(StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD or PUT"),
     }
+}
+
+/// Counts a request for an object.
+fn count(member: &Member, name: &ObjectName) {
+    member.cache.metrics.requests.add(1);
+    // Apart, for a start reads a record once and its packs many times.
+    let hottest = if name.is_record() {
+        &member.hottest_images
+    } else {
+        &member.hottest
+    };
+    hottest.count(name.key());
 }
 
 /// Tells whether this request makes a burst of the image whose record it asks for.
