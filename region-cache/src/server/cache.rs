@@ -267,6 +267,11 @@ impl Cache {
         let now = self.clock.elapsed();
         let block = lock(&self.memory).get(id, now).cloned();
         if let Some(block) = block {
+            // A use there, too: what is hot has to be on the disk when it leaves the memory, or when
+            // the process ends.
+            if let Some((disk, _)) = &self.disk {
+                drop(disk.get(id));
+            }
             return slice(&block, within, Tier::Memory).ok();
         }
         let (disk, _) = self.disk.as_ref()?;

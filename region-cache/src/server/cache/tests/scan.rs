@@ -51,3 +51,36 @@ async fn a_scan_leaves_the_hot_set_in_memory() {
     assert_eq!(before, 1000);
     assert!(during >= before - 50, "{during} hits of {before}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_hot_in_memory_stays_on_the_disk_beside_a_scan() {
+    let folder = TempDir::new().unwrap();
+    let disk_blocks = 100;
+    let disk = Some((folder.path().to_owned(), disk_blocks * BLOCK_U64));
+    let lab = Lab::new(&options(disk), Arc::new(TokioClock::new()));
+    let mut hot = Vec::new();
+    for number in 0..20 {
+        hot.push(lab.put(number, BLOCK_U64).await);
+    }
+    let gets = lab.gets();
+    let mut scan = 1_000..;
+    for _ in 0..20 {
+        tokio::time::advance(Duration::from_secs(3)).await;
+        for name in &hot {
+            lab.read(name, 0..BLOCK_U64).await.unwrap();
+            lab.landed().await;
+        }
+        for number in scan.by_ref().take(50) {
+            let name = lab.put(number, BLOCK_U64).await;
+            lab.read(&name, 0..BLOCK_U64).await.unwrap();
+            lab.landed().await;
+        }
+    }
+    // The memory has room for all of this, so that the disk is never asked.
+    assert_eq!(lab.gets() - gets, 20 + 20 * 50);
+    lab.empty_memory();
+    for name in &hot {
+        lab.read(name, 0..BLOCK_U64).await.unwrap();
+    }
+    assert_eq!(lab.gets() - gets, 20 + 20 * 50, "all that is hot is here");
+}
