@@ -15,8 +15,7 @@ MEMBER=18383
 OBJECT_BYTES=$((64 << 20))
 ulimit -n 16384
 if [ -z "${NACRE:-}" ]; then
-	cargo build --release --locked -q -p nacre-cli
-	cargo build --release --locked -q -p nacre-region-cache --bench ranges
+	cargo build --release --locked -q --workspace --bin nacre --bench ranges
 	NACRE=$PWD/target/release/nacre
 fi
 # shellcheck disable=SC2012 # the newest by time

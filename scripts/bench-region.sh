@@ -20,8 +20,7 @@ OBJECT_BYTES=$((64 << 20))
 MEMORY_OBJECTS=4 DISK_OBJECTS=${DISK_OBJECTS:-32}
 
 if [ -z "${NACRE:-}" ]; then
-	cargo build --release --locked -q -p nacre-cli
-	cargo build --release --locked -q -p nacre-region-cache --bench ranges
+	cargo build --release --locked -q --workspace --bin nacre --bench ranges
 	NACRE=$PWD/target/release/nacre
 fi
 # shellcheck disable=SC2012 # the newest by time
