@@ -2,7 +2,8 @@
 # bench-pull.sh [RUNS]: pull and run of IMAGE (in a registry on loopback) by containerd 2.4: with overlayfs, and lazily
 # with nacre at 20 ms for each request to the store. BY=ctr: `ctr image pull` and `ctr run`, until COMMAND has ended.
 # BY=crictl: PullImage, RunPodSandbox, CreateContainer and StartContainer, as the kubelet asks for them, until the
-# first output of COMMAND; the pod's own image is there before. Each run starts with an empty node, an empty containerd
+# first output of COMMAND, and of that what comes after the pull; the pod's own image is there before. Each run starts
+# with an empty node, an empty containerd
 # and no page caches. What the first of nacre's read is known to those after it, on whatever node, so it is told
 # apart. Needs root, Go, jq, bc, and a build of nacre; crictl also busybox-static.
 set -euo pipefail
@@ -102,6 +103,7 @@ by_ctr() {
 by_crictl() {
     local pod container
     cri pull "$image" > /dev/null
+    date +%s.%N > "$work/pulled"
     pod=$(cri runp "$work/pod.json")
     container=$(cri create --no-pull "$pod" "$work/container.json" "$work/pod.json")
     cri start "$container" > /dev/null
@@ -110,13 +112,15 @@ by_crictl() {
 
 # start SNAPSHOTTER: the seconds of one start.
 start() {
-    local from
+    local from to
     sync
     echo 3 > /proc/sys/vm/drop_caches
     from=$(date +%s.%N)
     "by_$by" "$1"
-    echo "$(date +%s.%N) - $from" | bc >> "$work/$1"
+    to=$(date +%s.%N)
+    echo "$to - $from" | bc >> "$work/$1"
     if [ "$by" = crictl ]; then
+        echo "$to - $(cat "$work/pulled")" | bc >> "$work/$1-pulled"
         grep -q 'stdout F up' "$work/logs/log" || cat "$work/logs/log" >&2
         cri rmp -af > /dev/null
     fi
@@ -135,4 +139,7 @@ done
 full=$(median < "$work/overlayfs")
 of() { echo "$1 s ($(echo "scale=3; $1 / $full" | bc))"; }
 echo "overlayfs: $full s; nacre: the first $(of "$(head -n 1 "$work/nacre")"), others $(of "$(tail -n +2 "$work/nacre" | median)")"
+if [ "$by" = crictl ]; then
+    echo "of that from RunPodSandbox on: nacre, others $(of "$(tail -n +2 "$work/nacre-pulled" | median)")"
+fi
 echo "all: overlayfs $(paste -sd ' ' "$work/overlayfs"); nacre $(paste -sd ' ' "$work/nacre")"
