@@ -3,9 +3,8 @@
 # with nacre at 20 ms for each request to the store. BY=ctr: `ctr image pull` and `ctr run`, until COMMAND has ended.
 # BY=crictl: PullImage, RunPodSandbox, CreateContainer and StartContainer, as the kubelet asks for them, until the
 # first output of COMMAND, and of that what comes after the pull; the pod's own image is there before. Each run starts
-# with an empty node, an empty containerd
-# and no page caches. What the first of nacre's read is known to those after it, on whatever node, so it is told
-# apart. Needs root, Go, jq, bc, and a build of nacre; crictl also busybox-static.
+# with an empty node, an empty containerd and no page caches. What the first of nacre's read is known to those after
+# it, on whatever node, so it is told apart. Needs root, Go, jq, bc, and a build of nacre; crictl also busybox-static.
 set -euo pipefail
 runs=${1:-3} # two at least
 by=${BY:-ctr}
