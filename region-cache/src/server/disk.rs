@@ -16,6 +16,7 @@ mod write;
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -35,8 +36,10 @@ use self::slots::Slots;
 pub(super) use self::write::{Stored, Writer};
 use super::block::{BlockId, UNIT_BYTES, checksum};
 
-/// Reads that wait for the disk at once, each on a thread.
-const READS_MAX: usize = 64;
+/// Reads that wait for the disk at once, each on a thread, for each core. What they ask of the disk is
+/// more: all that will be wanted soon. With many more threads one that has its bytes waits for a core
+/// behind the others: `docs/BENCHMARKS.md` has the measurements.
+const READS_PER_CORE: usize = 2;
 
 /// Why a disk tier cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +135,7 @@ impl Disk {
             table,
             slots,
             block_bytes,
-            reads: Semaphore::new(READS_MAX),
+            reads: Semaphore::new(reads_max()),
             buffers: Buffers::default(),
             counters: DiskCounters::default(),
         })
@@ -252,6 +255,11 @@ impl Disk {
     fn record_offset(&self, slot: u32) -> u64 {
         record_offset(slot, self.block_bytes)
     }
+}
+
+fn reads_max() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    cores * READS_PER_CORE
 }
 
 fn record_offset(slot: u32, block_bytes: u32) -> u64 {
