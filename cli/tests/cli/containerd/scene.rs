@@ -339,14 +339,15 @@ impl Drop for Scene {
 /// Has a node keep its store on the S3 server of the tests, over a connection that can be cut. `None`
 /// where there is no such server.
 pub(super) fn behind_a_proxy(node: &Node) -> Option<(Proxy, Environment)> {
-    let Ok(endpoint) = std::env::var("NACRE_TEST_S3_ENDPOINT") else {
+    let Some(endpoint) = std::env::var_os("NACRE_TEST_S3_ENDPOINT") else {
         println!("SKIPPED: NACRE_TEST_S3_ENDPOINT is not set");
         return None;
     };
-    let bucket = std::env::var("NACRE_TEST_S3_BUCKET").unwrap_or_else(|_| "nacre".to_owned());
+    let bucket = std::env::var_os("NACRE_TEST_S3_BUCKET").unwrap_or_else(|| "nacre".into());
+    let endpoint = endpoint.to_str().unwrap();
     let proxy = Proxy::to(endpoint.strip_prefix("http://").unwrap());
     let unique = node.path("").file_name().unwrap().to_owned();
-    let store = format!("s3://{bucket}/{}", unique.display());
+    let store = format!("s3://{}/{}", bucket.display(), unique.display());
     let environment = vec![
         ("NACRE_STORE", store),
         ("AWS_ENDPOINT_URL", format!("http://{}", proxy.address)),
