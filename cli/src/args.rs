@@ -208,15 +208,6 @@ impl Verb {
         )
     }
 
-    /// Returns the name under which the verb's spans are exported, if it makes any.
-    pub(crate) const fn service_name(&self) -> Option<&'static str> {
-        match self {
-            Self::Daemon(_) => Some("nacre-daemon"),
-            Self::Region(RegionVerb::Serve(_)) => Some("nacre-region"),
-            _ => None,
-        }
-    }
-
     /// Tells whether the verb sends much to many at once.
     pub(crate) const fn serves_many(&self) -> bool {
         matches!(self, Self::Region(RegionVerb::Serve(_)))

@@ -24,7 +24,7 @@ use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::Layer;
 use tracing_subscriber::registry::Registry;
 
-use crate::args::Arguments;
+use crate::args::{Arguments, RegionVerb, Verb};
 use crate::output;
 
 /// How long what is left may take at the end.
@@ -53,11 +53,20 @@ struct Export {
     sending: JoinHandle<()>,
 }
 
+/// Returns the name under which a verb's spans are exported, if it makes any.
+const fn service_name(verb: &Verb) -> Option<&'static str> {
+    match verb {
+        Verb::Daemon(_) => Some("nacre-daemon"),
+        Verb::Region(RegionVerb::Serve(_)) => Some("nacre-region"),
+        _ => None,
+    }
+}
+
 impl Telemetry {
     /// Starts logging, and exporting spans if the verb makes any and the environment names a
     /// collector. What is wrong with that is logged: nothing that is served depends on it.
     pub(crate) fn start(arguments: &Arguments) -> Self {
-        let service = arguments.verb.service_name();
+        let service = service_name(&arguments.verb);
         let started = service.map_or(Ok(None), Export::start);
         let (export, layer, error) = match started {
             Ok(started) => {
