@@ -61,11 +61,6 @@ pub(super) fn ready(at: &Path) -> Result<(), SnapshotsError> {
     mount(&image, at)
 }
 
-/// Tells whether a directory has a file system of its own, mounted or not.
-pub(super) fn is_bounded(at: &Path) -> bool {
-    image(at).exists()
-}
-
 /// Unmounts it and removes its file. What is no such directory is left alone. Blocks.
 pub(super) fn remove(at: &Path) {
     let image = image(at);

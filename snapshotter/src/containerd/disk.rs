@@ -33,6 +33,23 @@ pub(super) struct Disk {
     unready: Mutex<HashSet<u64>>,
 }
 
+/// What a name in the folder is of.
+#[derive(Debug)]
+struct Found {
+    number: u64,
+    /// The file of a quota, and not the directory.
+    is_quota: bool,
+}
+
+impl Found {
+    fn of(name: &str) -> Option<Self> {
+        let quota = bounded::number_of(name);
+        let number = quota.unwrap_or(name).parse().ok()?;
+        let is_quota = quota.is_some();
+        Some(Self { number, is_quota })
+    }
+}
+
 impl Disk {
     /// Opens or creates the folder. Its path must be text, for mounts are told as such.
     pub(super) fn open(folder: &Path) -> Result<Self, SnapshotsError> {
@@ -53,11 +70,12 @@ impl Disk {
             next: AtomicU64::new(1),
             unready: Mutex::default(),
         };
-        let numbers = disk.numbers().map_err(io)?;
-        disk.keep_free(numbers.iter().copied().max().unwrap_or(0));
-        let bounded = numbers.into_iter();
-        let bounded = bounded.filter(|number| bounded::is_bounded(&disk.of(*number)));
-        *disk.unready() = bounded.collect();
+        for found in disk.list().map_err(io)? {
+            disk.keep_free(found.number);
+            if found.is_quota {
+                disk.unready().insert(found.number);
+            }
+        }
         Ok(disk)
     }
 
@@ -178,10 +196,10 @@ impl Disk {
 
     /// Removes the directories with numbers below `below` that are not in use. Blocks.
     pub(super) fn sweep(&self, below: u64, used: &HashSet<u64>) -> Result<(), SnapshotsError> {
-        let numbers = self
-            .numbers()
+        let list = self
+            .list()
             .map_err(|error| SnapshotsError::disk("list the directories of snapshots", &error))?;
-        for number in numbers {
+        for Found { number, .. } in list {
             if number < below && !used.contains(&number) {
                 self.remove(number);
             }
@@ -189,15 +207,12 @@ impl Disk {
         Ok(())
     }
 
-    fn numbers(&self) -> io::Result<Vec<u64>> {
-        let mut numbers = Vec::new();
+    fn list(&self) -> io::Result<Vec<Found>> {
+        let mut list = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let name = entry?.file_name();
-            let name = name
-                .to_str()
-                .map(|name| bounded::number_of(name).unwrap_or(name));
-            numbers.extend(name.and_then(|name| name.parse::<u64>().ok()));
+            list.extend(name.to_str().and_then(Found::of));
         }
-        Ok(numbers)
+        Ok(list)
     }
 }
