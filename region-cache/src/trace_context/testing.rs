@@ -1,12 +1,17 @@
 //! Spans as they would be exported, for tests.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+use tracing::Dispatch;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt as _;
+
+/// With a single subscriber `tracing` asks the thread that meets a span first whether anybody wants it
+/// ever, and that may be another test's, which has none.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
 
 /// Keeps the spans of this thread that have ended.
 pub(crate) struct Recorder {
@@ -28,6 +33,7 @@ impl SpanExporter for Kept {
 impl Recorder {
     /// Records until it is dropped.
     pub(crate) fn start() -> Self {
+        LazyLock::force(&SECOND);
         let spans = Kept::default();
         let provider = SdkTracerProvider::builder()
             .with_simple_exporter(spans.clone())
