@@ -189,7 +189,7 @@ impl Cache {
             object: name.id(),
             number: part.number,
         };
-        let piece = match self.local(&id, &part.within).await {
+        let piece = match self.local(&id, part).await {
             Some(piece) => piece,
             None => {
                 let block = self.landed(name, part.number, last, asker).await?;
@@ -263,7 +263,8 @@ impl Cache {
     }
 
     /// Returns a part of a block that is here, from memory or from the disk.
-    async fn local(&self, id: &BlockId, within: &Range<u32>) -> Option<Piece> {
+    async fn local(&self, id: &BlockId, part: &Part) -> Option<Piece> {
+        let within = &part.within;
         let now = self.clock.elapsed();
         let block = lock(&self.memory).get(id, now).cloned();
         if let Some(block) = block {
@@ -287,7 +288,8 @@ impl Cache {
             len.min(wanted.end - wanted.start) + 2 * UNIT_BYTES,
         ));
         let mut charge = charge.await;
-        let (bytes, start) = match disk.read(&slot, &wanted, within.end).await {
+        let soon = (!part.is_asked).then_some(within.end);
+        let (bytes, start) = match disk.read(&slot, &wanted, soon).await {
             Ok(read) => read,
             Err(error) => {
                 tracing::warn!(%error, object = %id.object, block = id.number, "drop block");

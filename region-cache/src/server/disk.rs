@@ -38,7 +38,8 @@ use super::block::{BlockId, UNIT_BYTES, checksum};
 
 /// Reads that wait for the disk at once, each on a thread, for each core. What they ask of the disk is
 /// more: all that will be wanted soon. With many more threads one that has its bytes waits for a core
-/// behind the others: `docs/BENCHMARKS.md` has the measurements.
+/// behind the others: `docs/BENCHMARKS.md` has the measurements. What was asked for before needs no
+/// turn, for it is on its way, and its reader had one.
 const READS_PER_CORE: usize = 2;
 
 /// Why a disk tier cannot be used.
@@ -122,6 +123,8 @@ impl Disk {
             Err(Errno::WOULDBLOCK) => return Err(DiskError::Busy(path.display().to_string())),
             Err(error) => return Err(fail(path)(error.into())),
         }
+        // It is told what will be read, and would guess up to `read_ahead_kb` of other blocks with it.
+        rustix::fs::fadvise(&blocks, 0, None, Advice::Random).unwrap_or_default();
         let count = u32::try_from(bytes_max / u64::from(block_bytes)).unwrap_or(u32::MAX);
         prepare(&table, &blocks, count, block_bytes).map_err(fail(path))?;
         let records = Records::new(&table, count, block_bytes).inspect(|(_, record)| {
@@ -178,7 +181,8 @@ impl Disk {
     }
 
     /// Reads the units that `within` of a block touches, and checks them. Returns them and where
-    /// they begin in the block. What follows them up to `soon` is asked of the disk with them.
+    /// they begin in the block. What follows them up to `soon` is asked of the disk with them; `None`
+    /// says that they were asked for so.
     ///
     /// # Errors
     /// [`BlockError`]; the block is gone then.
@@ -186,18 +190,23 @@ impl Disk {
         self: &Arc<Self>,
         slot: &Arc<Slot>,
         within: &Range<u32>,
-        soon: u32,
+        soon: Option<u32>,
     ) -> Result<(Buffer, u32), BlockError> {
         let units = units(within, slot.record.len);
         let mut bytes = self.buffers.get((units.end - units.start) as usize);
         let at = self.offset(slot.record.slot) + u64::from(units.start);
-        let soon = soon.min(slot.record.len).saturating_sub(units.start);
+        let soon = soon.map(|soon| soon.min(slot.record.len).saturating_sub(units.start));
         let mut read = self.read_cached(bytes.as_mut(), at);
         if matches!(read, Ok(done) if done < bytes.as_ref().len()) {
-            let _turn = self.reads.acquire().await;
+            let _turn = match soon {
+                Some(_) => self.reads.acquire().await.ok(),
+                None => None,
+            };
             let disk = Arc::clone(self);
             let blocking = tokio::task::spawn_blocking(move || {
-                disk.advise(at, soon.into());
+                if let Some(soon) = soon {
+                    disk.advise(at, soon.into());
+                }
                 let read = disk.blocks.read_exact_at(bytes.as_mut(), at);
                 (bytes, read)
             });

@@ -171,6 +171,7 @@ async fn length(
     let first = parts(wanted.clone(), block_bytes).next().unwrap_or(Part {
         number: 0,
         within: 0..1,
+        is_asked: false,
     });
     let last = last_block(&wanted, block_bytes).max(first.number);
     match member.cache.part(name, &first, last, asker).await {
@@ -214,12 +215,13 @@ async fn answer_range(
     let piece = piece?;
     let len = range.end - range.start;
     let first_len = piece.bytes.len() as u64;
+    let asked_end = range.start + u64::from(first.within.end - first.within.start);
     let body = if first_len == len {
         Either::Left(Full::new(piece.bytes))
     } else {
         let rest = Segment::Range(range.start + first_len..range.end);
         let segments = vec![Segment::Text(piece.bytes), rest];
-        Either::Right(answer::stream(member, name, segments, asker))
+        Either::Right(answer::stream(member, name, segments, asked_end, asker))
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -266,7 +268,8 @@ async fn answer_ranges(
         let last = last_block(first, block_bytes);
         tier = Some(member.cache.part(name, &part, last, &asker).await?.tier);
     }
-    let mut response = Response::new(Either::Right(answer::stream(member, name, segments, asker)));
+    let body = answer::stream(member, name, segments, 0, asker);
+    let mut response = Response::new(Either::Right(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(total));
     let kind = format!("multipart/byteranges; boundary={boundary}");
