@@ -18,6 +18,7 @@ mod pending;
 mod prime;
 mod server;
 mod snapshot;
+mod stored_hints;
 mod volume;
 
 pub use api::{

@@ -25,7 +25,6 @@ use nacre_blobstore::{
     read_trace, trace_ref,
 };
 use nacre_fs::NodeCache;
-use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::hints::Follower;
@@ -114,13 +113,13 @@ impl Traces {
     }
 
     /// Streams a trace to the node, once `packs`, the packs of the image, are loaded. Without one
-    /// that was recorded with this very tree, reads are followed by what `hints` say, if they come:
-    /// with a metadata image, which takes longer than the first of a trace.
+    /// that was recorded with this very tree, reads are followed by what `hints` say, if they come.
+    /// With one, these are not waited for.
     pub(crate) fn opened(
         &self,
         coming: Coming,
         packs: BTreeSet<PackName>,
-        hints: oneshot::Receiver<Hints>,
+        hints: impl Future<Output = Option<Hints>> + Send + 'static,
     ) {
         self.note_streamed(coming.tree);
         let follower = Arc::clone(&self.follower);
@@ -139,7 +138,7 @@ impl Traces {
             let hints = (!is_own).then_some(hints);
             let follow = async {
                 if let Some(hints) = hints
-                    && let Ok(hints) = hints.await
+                    && let Some(hints) = hints.await
                 {
                     follower.add(coming.tree, hints);
                 }

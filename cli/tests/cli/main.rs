@@ -11,6 +11,7 @@ mod corpus;
 mod diff;
 mod export;
 mod files;
+mod hints;
 mod hostile;
 mod images;
 mod ladder;

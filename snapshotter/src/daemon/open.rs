@@ -19,6 +19,7 @@ use tracing::field::Empty;
 use super::api::{MountMode, OpenedImage, OpenedVolume};
 use super::mountable::{Located, Mountable};
 use super::node::{Node, NodeError};
+use super::stored_hints::stored_hints;
 use crate::image::Image;
 
 /// Images whose record is kept in memory; it is immutable, and its name is looked up each time.
@@ -128,7 +129,7 @@ impl Node {
                 let trace = self.traces.opening(tree, &name);
                 self.loader.expect(packs).await?;
                 if let Some(trace) = trace {
-                    let no_hints = oneshot::channel().1;
+                    let no_hints = std::future::ready(None);
                     self.traces.opened(trace, packs.clone(), no_hints);
                 }
                 lower
@@ -206,6 +207,15 @@ impl Node {
         };
         let packs = &image.record.packs;
         let (told, hints) = oneshot::channel();
+        let unmounted = image.record.metadata_images.get(&tree).copied();
+        let unmounted = unmounted.filter(|_| mounts.is_none());
+        let store = Arc::clone(&self.options.store);
+        let hints = async move {
+            match unmounted {
+                Some(id) => stored_hints(store, tree, id).await,
+                None => hints.await.ok(),
+            }
+        };
         let expected = async {
             self.loader.expect(packs).await?;
             if let Some(trace) = trace {
