@@ -1,20 +1,33 @@
 #!/usr/bin/env bash
-# bench-pull.sh [RUNS]: pull and run of IMAGE (in a registry on loopback) by containerd 2.4: with overlayfs, and lazily
-# with nacre at 20 ms for each request to the store. BY=ctr: `ctr image pull` and `ctr run`, until COMMAND has ended.
-# BY=crictl: PullImage, RunPodSandbox, CreateContainer and StartContainer, as the kubelet asks for them, until the
-# first output of COMMAND, and of that what comes after the pull; the pod's own image is there before. Each run starts
-# with an empty node, an empty containerd and no page caches. What the first of nacre's read is known to those after
-# it, on whatever node, so it is told apart. Needs root, Go, jq, bc, and a build of nacre; crictl also busybox-static.
+# bench-pull.sh [RUNS]: pull and run of IMAGE (in a registry on loopback) by containerd 2.4, or the system's 1.6 with
+# CONTAINERD=1.6: with overlayfs, and lazily with nacre at 20 ms for each request to the store. BY=ctr: `ctr image pull`
+# and `ctr run`, until COMMAND has ended. BY=crictl: PullImage, RunPodSandbox, CreateContainer and StartContainer, as the
+# kubelet asks for them, until the first output of COMMAND, and of that what comes after the pull; the pod's own image is
+# there before. COMMAND is for sh -c. Each run starts with an empty node, an empty containerd and no page caches. What
+# the first of nacre's read is known to those after it, on whatever node, so it is told apart. Needs root, Go, jq, bc,
+# and a build of nacre; crictl also busybox-static.
 set -euo pipefail
 runs=${1:-3} # two at least
 by=${BY:-ctr}
 image=${IMAGE:-127.0.0.1:5000/pyapp:v1}
-command=${COMMAND:-"import numpy, pandas, sklearn; print('up')"}
+command=${COMMAND:-"exec python3 -uc \"import numpy, pandas, sklearn; print('up')\""}
 pause=pause.invalid/pause:v1
 cd "$(dirname "$0")/.."
 nacre=${NACRE:-$PWD/target/release/nacre}
 scripts/containerd2.sh target/containerd2
-export PATH=$PWD/target/containerd2:$PATH
+if [ "${CONTAINERD:-2.4}" = 1.6 ]; then
+    cri="version = 2
+plugins.'io.containerd.grpc.v1.cri' = { sandbox_image = '$pause', restrict_oom_score_adj = true }"
+    mkdir -p target/crictl
+    ln -sf ../containerd2/crictl target/crictl/
+    export PATH=$PWD/target/crictl:$PATH
+else
+    cri="version = 3
+plugins.'io.containerd.nri.v1.nri' = { disable = true }
+plugins.'io.containerd.cri.v1.images' = { pinned_images = { sandbox = '$pause' } }
+plugins.'io.containerd.cri.v1.runtime' = { restrict_oom_score_adj = true }"
+    export PATH=$PWD/target/containerd2:$PATH
+fi
 work=$(mktemp -d /var/tmp/nacre-bench.XXXXXX)
 export NACRE_ROOT=$work/node
 . scripts/daemon.sh
@@ -58,7 +71,7 @@ write_pause() {
     jq -nc --arg logs "$work/logs" '{metadata: {name: "bench", uid: "bench", namespace: "default"}, log_directory: $logs,
         linux: {security_context: {namespace_options: {network: 2}}}}' > "$work/pod.json"
     jq -nc --arg image "$image" --arg command "$command" '{metadata: {name: "bench"}, image: {image: $image},
-        command: ["python3", "-u", "-c", $command], log_path: "log"}' > "$work/container.json"
+        command: ["/bin/sh", "-c", $command], log_path: "log"}' > "$work/container.json"
 }
 
 # start_all SNAPSHOTTER: containerd, and with nacre its daemon, with nothing in them.
@@ -66,14 +79,11 @@ start_all() {
     rm -rf "$work/c" "$work/node" "$work/logs"
     mkdir "$work/c" "$work/logs"
     cat > "$work/c/config.toml" <<END
-version = 3
+$cri
 root = "$work/c/root"
 state = "$work/c/state"
 grpc = { address = "$work/c/sock" }
 plugins."io.containerd.internal.v1.opt" = { path = "$work/c/opt" }
-plugins."io.containerd.nri.v1.nri" = { disable = true }
-plugins."io.containerd.cri.v1.images" = { pinned_images = { sandbox = "$pause" } }
-plugins."io.containerd.cri.v1.runtime" = { restrict_oom_score_adj = true }
 END
     if [ "$1" = nacre ]; then
         "$nacre" daemon 2>> "$work/log" &
@@ -95,7 +105,7 @@ END
 # by_ctr SNAPSHOTTER: until the command has ended.
 by_ctr() {
     c image pull --plain-http --snapshotter "$1" "$image" > /dev/null
-    c run --rm --snapshotter "$1" "$image" bench python3 -c "$command" > /dev/null
+    c run --rm --snapshotter "$1" "$image" bench /bin/sh -c "$command" > /dev/null
 }
 
 # by_crictl: until the command has written.
@@ -120,7 +130,7 @@ start() {
     echo "$to - $from" | bc >> "$work/$1"
     if [ "$by" = crictl ]; then
         echo "$to - $(cat "$work/pulled")" | bc >> "$work/$1-pulled"
-        grep -q 'stdout F up' "$work/logs/log" || cat "$work/logs/log" >&2
+        grep -q ' stdout ' "$work/logs/log" || cat "$work/logs/log" >&2
         cri rmp -af > /dev/null
     fi
 }

@@ -6,6 +6,7 @@ mod gvisor;
 mod images;
 mod kills;
 mod pods;
+mod real;
 mod recovery;
 mod release;
 mod scene;

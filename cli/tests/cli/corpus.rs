@@ -19,7 +19,7 @@ fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn tags(layout: &Path) -> Vec<String> {
+pub(crate) fn tags(layout: &Path) -> Vec<String> {
     let index = read_json(&layout.join("index.json"));
     let tag = |manifest: &Value| {
         let tag = &manifest["annotations"]["org.opencontainers.image.ref.name"];

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::cri::Pod;
+use super::release::Release;
 use super::scene::Scene;
 use crate::node::pause;
 use crate::tar::Entry;
@@ -121,9 +122,19 @@ fn kill_among(scene: &Scene, kills: usize, items: usize, done: &AtomicUsize) {
 
 #[test]
 fn a_daemon_killed_while_containerd_pulls_is_not_noticed_and_leaves_nothing() {
+    is_not_noticed_when_killed(&Scene::new("if-stored"));
+}
+
+#[test]
+fn a_daemon_killed_while_containerd_2_pulls_is_not_noticed_either() {
+    if let Some(latest) = Release::latest() {
+        is_not_noticed_when_killed(&Scene::with(latest, "if-stored"));
+    }
+}
+
+fn is_not_noticed_when_killed(scene: &Scene) {
     let long = std::env::var_os("NACRE_TEST_LONG").is_some();
     let (items, kills) = if long { LONG } else { SHORT };
-    let scene = &Scene::new("if-stored");
     fill(scene);
     let (cri, watched) = (scene.cri(), scene.image("watch"));
     let pod = cri.pod("watch", &scene.logs());

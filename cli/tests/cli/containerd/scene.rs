@@ -187,13 +187,22 @@ impl Scene {
     /// Pushes an image of these layers, with busybox in the first, to the registry.
     pub(super) fn push(&self, name: &str, layers: &[&[Entry]]) {
         self.write_layout(name, layers);
-        let folder = self.layout(name);
-        let output = Command::new("skopeo")
-            .args(["copy", "--insecure-policy", "--dest-tls-verify=false"])
-            .arg(format!("oci:{}:v1", folder.display()))
-            .arg(format!("docker://{}", self.image(name)))
-            .output()
-            .expect("skopeo is installed");
+        let layout = format!("oci:{}:v1", self.layout(name).display());
+        self.copy(&layout, &format!("docker://{}", self.image(name)));
+    }
+
+    /// Pushes an image of a layout, by the name `name`.
+    pub(super) fn push_from(&self, layout: &str, name: &str) {
+        let own = format!("oci:{}:v1", self.layout(name).display());
+        self.copy(layout, &own);
+        self.copy(&own, &format!("docker://{}", self.image(name)));
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let mut skopeo = Command::new("skopeo");
+        skopeo.args(["copy", "--insecure-policy", "--dest-tls-verify=false"]);
+        let output = skopeo.args([from, to]).output();
+        let output = output.expect("skopeo is installed");
         assert!(output.status.success(), "{output:?}");
     }
 
