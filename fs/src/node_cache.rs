@@ -66,7 +66,7 @@ pub use survey::{NodeCacheCheck, NodeCachePrune, NodeCacheUsage};
 
 use crate::ContentReader;
 use counters::Counters;
-use fetch::{Inner, answered};
+use fetch::Inner;
 use layout::{Layers, Layout};
 use load::Walk;
 use local::{Local, Locals, off_reactor, read_file};
@@ -298,7 +298,7 @@ impl NodeCache {
         let inner = Arc::clone(&self.inner);
         self.opening
             .join(content, &self.tasks, stopped, |answer| async move {
-                answered(answer, inner.open_local(content, size_bytes).await);
+                answer.send(inner.open_local(content, size_bytes).await);
             })
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use nacre_blobstore::{Chunk, Clock, ContentId, ReadError};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::counters::Counters;
 use super::is_small;
@@ -15,6 +15,7 @@ use super::local::{Local, Locals, off_reactor, read_file};
 use super::names::Names;
 use super::partial::Partial;
 use super::quota::Quota;
+use super::single_flight::Answer;
 use crate::{AccessObserver, ContentReader};
 
 /// What the tasks of a cache need.
@@ -69,13 +70,13 @@ impl Inner {
         content: ContentId,
         size_bytes: u64,
         layers: Layers,
-        answer: oneshot::Sender<Result<Bytes, ReadError>>,
+        answer: Answer<(ContentId, usize), Result<Bytes, ReadError>>,
     ) {
         // Another flight may have ended since the reader looked.
         if let Some(local @ Local::Complete(_)) = self.locals.get(content)
             && let Some(bytes) = read_file(&local, 0..size_bytes).await
         {
-            return answered(answer, Ok(bytes));
+            return answer.send(Ok(bytes));
         }
         let permit = self.fetches.acquire().await;
         let id = content.as_single_chunk();
@@ -89,11 +90,11 @@ impl Inner {
             Ok(_) => {
                 let reason = "it has another length than its tree says".into();
                 let what = content.to_string();
-                return answered(answer, Err(ReadError::Corrupt { what, reason }));
+                return answer.send(Err(ReadError::Corrupt { what, reason }));
             }
-            Err(error) => return answered(answer, Err(error)),
+            Err(error) => return answer.send(Err(error)),
         };
-        answered(answer, Ok(chunk.bytes().clone()));
+        answer.send(Ok(chunk.bytes().clone()));
         let inner = Arc::clone(&self);
         let published = off_reactor(move || inner.publish(content, layers, chunk.bytes())).await;
         if let Some(file) = published.and_then(|file| self.stored(file)) {
@@ -109,7 +110,7 @@ impl Inner {
         content: ContentId,
         partial: Arc<Partial>,
         index: usize,
-        answer: oneshot::Sender<Result<Bytes, ReadError>>,
+        answer: Answer<(ContentId, usize), Result<Bytes, ReadError>>,
     ) {
         // Before the queue for fetches: what is on the node must not wait for the network.
         let looking = Arc::clone(&partial);
@@ -117,7 +118,7 @@ impl Inner {
             .await
             .flatten();
         let completed = if let Some((bytes, completed)) = stored {
-            answered(answer, Ok(bytes));
+            answer.send(Ok(bytes));
             completed
         } else {
             let permit = self.fetches.acquire().await;
@@ -127,11 +128,11 @@ impl Inner {
                 Ok(_) => {
                     let reason = "it has another length than its content's list says".into();
                     let what = extent.id.to_string();
-                    return answered(answer, Err(ReadError::Corrupt { what, reason }));
+                    return answer.send(Err(ReadError::Corrupt { what, reason }));
                 }
-                Err(error) => return answered(answer, Err(error)),
+                Err(error) => return answer.send(Err(error)),
             };
-            answered(answer, Ok(chunk.bytes().clone()));
+            answer.send(Ok(chunk.bytes().clone()));
             let inner = Arc::clone(&self);
             let store = move || inner.store_chunk(content, &partial, index, &chunk);
             let written = off_reactor(store).await;
@@ -180,9 +181,4 @@ impl Inner {
             })
             .ok()
     }
-}
-
-/// Gives an answer; whoever asked may be gone.
-pub(super) fn answered<T>(answer: oneshot::Sender<T>, value: T) {
-    drop(answer.send(value));
 }
