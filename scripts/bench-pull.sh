@@ -32,6 +32,7 @@ work=$(mktemp -d /var/tmp/nacre-bench.XXXXXX)
 export NACRE_ROOT=$work/node
 . scripts/daemon.sh
 containerd=
+container=
 c() { ctr --address "$work/c/sock" "$@" 2>> "$work/log"; }
 cri() { crictl --timeout 300s --runtime-endpoint "unix://$work/c/sock" --image-endpoint "unix://$work/c/sock" "$@"; }
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
@@ -110,7 +111,7 @@ by_ctr() {
 
 # by_crictl: until the command has written.
 by_crictl() {
-    local pod container
+    local pod
     cri pull "$image" > /dev/null
     date +%s.%N > "$work/pulled"
     pod=$(cri runp "$work/pod.json")
@@ -131,6 +132,8 @@ start() {
     if [ "$by" = crictl ]; then
         echo "$to - $(cat "$work/pulled")" | bc >> "$work/$1-pulled"
         grep -q ' stdout ' "$work/logs/log" || cat "$work/logs/log" >&2
+        # Some commands do not end when they are asked to.
+        c -n k8s.io tasks kill -s KILL "$container" || true
         cri rmp -af > /dev/null
     fi
 }
