@@ -212,3 +212,17 @@ async fn reading_on_fetches_ahead_as_far_as_it_may() {
     read_all(&reader).await;
     assert_eq!(requests(&bench), 1);
 }
+
+#[tokio::test]
+async fn it_is_told_when_nothing_is_guessed() {
+    let bench = Bench::new(CHUNKS).await;
+    assert!(!bench.reader(NOT_AHEAD).reads_ahead(), "switched off");
+    let reader = bench.reader(ReaderOptions::default());
+    assert!(reader.reads_ahead());
+    let both = (reader.suspend_read_ahead(), reader.suspend_read_ahead());
+    assert!(!reader.reads_ahead());
+    drop(both.0);
+    assert!(!reader.reads_ahead());
+    drop(both.1);
+    assert!(reader.reads_ahead());
+}

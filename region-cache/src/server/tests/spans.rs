@@ -116,3 +116,16 @@ async fn who_is_not_known_does_not_say_whose_child_a_request_is() {
     assert_eq!(known.span_context.trace_id().to_string(), trace);
     assert_eq!(known.parent_span_id.to_string(), span);
 }
+
+#[tokio::test]
+async fn a_request_that_names_two_parents_has_none() {
+    let recorder = Recorder::start();
+    let lab = Lab::start().await;
+    let path = lab.object().await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let header = format!("00-{trace}-00f067aa0ba902b7-01");
+    let named = ("traceparent", header.as_str());
+    lab.get(&path, &[named, named]).await;
+    let request = recorder.ended("GET object", 1).await.remove(0);
+    assert_ne!(request.span_context.trace_id().to_string(), trace);
+}
