@@ -39,6 +39,12 @@ pub(super) struct Part {
     pub(super) is_asked: bool,
 }
 
+impl Part {
+    pub(super) fn len_bytes(&self) -> u64 {
+        u64::from(self.within.end - self.within.start)
+    }
+}
+
 /// Returns the parts of blocks that make up `range`, in order. Lazily: a hostile range is long.
 /// Ends early at the 4-billionth block, which no object reaches.
 pub(super) fn parts(range: Range<u64>, block_bytes: u32) -> impl Iterator<Item = Part> {

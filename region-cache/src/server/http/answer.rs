@@ -98,7 +98,7 @@ impl Rest {
         let part = parts(range.clone(), block_bytes).next();
         let mut part = part.ok_or(CacheError::Beyond(range.start))?;
         part.is_asked = range.start < self.asked_end;
-        self.asked_end = range.start + u64::from(part.within.end - part.within.start);
+        self.asked_end = range.start + part.len_bytes();
         let last = range.end.saturating_sub(1) / u64::from(block_bytes);
         let last = u32::try_from(last).unwrap_or(u32::MAX);
         self.look_ahead(part.number, last);

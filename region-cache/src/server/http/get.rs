@@ -215,7 +215,7 @@ async fn answer_range(
     let piece = piece?;
     let len = range.end - range.start;
     let first_len = piece.bytes.len() as u64;
-    let asked_end = range.start + u64::from(first.within.end - first.within.start);
+    let asked_end = range.start + first.len_bytes();
     let body = if first_len == len {
         Either::Left(Full::new(piece.bytes))
     } else {
