@@ -2,10 +2,10 @@
 //!
 //! Files that are complete are opened without our knowledge, and overlayfs leaves no trace of it
 //! but the pages that are then in the page cache. A content that is about to be evicted is
-//! therefore looked at (`preadv2` with `RWF_NOWAIT`: cachestat(2) would tell more, but has no safe
-//! wrapper). If its pages are there they are dropped, and it goes another round: pages that are
-//! there at its end were read since, or are mapped, so could not be dropped. Pages of a file
-//! written within [`CLEAN_AFTER`] say nothing, as they are those that we wrote.
+//! therefore looked at, by cachestat(2): a read that must not wait would bring the page there. If
+//! its pages are there they are dropped, and it goes another round: pages that are there at its
+//! end were read since, or are mapped, so could not be dropped. Pages of a file written within
+//! [`CLEAN_AFTER`] say nothing, as they are those that we wrote.
 //!
 //! Eviction unlinks. A file that is open or known to a mount goes on being read; its space comes
 //! back when no one holds it, at the latest when the sandboxes end that opened it. The kernel
@@ -13,17 +13,17 @@
 //! finds the disk full, and the quota is lowered to what fits.
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::time::Duration;
 
 use nacre_blobstore::ContentId;
 use rustix::fs::{Advice, fadvise};
-use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::LOCALS_MAX;
 use super::fetch::Inner;
 use super::quota::{Refusal, Reservation};
 use super::table::{Candidate, Moment};
+use crate::sys::cached_pages;
 
 /// Candidates that one eviction spares because they are in use, before it takes the next
 /// whether its pages are there or not.
@@ -117,7 +117,7 @@ impl Inner {
             return false;
         };
         let in_use = candidate.aged;
-        // The next round shows whether it is read. Looking at once would bring the page back.
+        // The next round shows whether it is read.
         let aged = fadvise(&file, 0, None, Advice::DontNeed).is_ok();
         self.quota
             .with(|table| table.spare(candidate.content, in_use, aged));
@@ -139,15 +139,10 @@ impl Inner {
     }
 }
 
-/// Tells whether the first page of a file is in the page cache.
+/// Tells whether pages of a file are in the page cache. A kernel that cannot tell opens no file of
+/// the cache by itself: kernel mode needs the same release, Linux 6.5.
 fn is_resident(file: &File) -> bool {
-    // So that a page that is not there makes the kernel read no others.
-    if fadvise(file, 0, None, Advice::Random).is_err() {
-        return false;
-    }
-    let mut byte = [0];
-    let buffers = &mut [IoSliceMut::new(&mut byte)];
-    preadv2(file, buffers, 0, ReadWriteFlags::NOWAIT).is_ok_and(|read| read == 1)
+    cached_pages(file).is_ok_and(|pages| pages > 0)
 }
 
 fn is_full(error: &io::Error) -> bool {
