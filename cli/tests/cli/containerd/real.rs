@@ -8,7 +8,7 @@ use super::release::Release;
 use super::scene::{Scene, until};
 use crate::corpus::tags;
 
-/// A chesha256sum of all files but those that a container's runtime puts there.
+/// A checksum of many files, without those that a container's runtime puts there.
 const READ_MANY: [&str; 3] = [
     "/bin/sh",
     "-c",
@@ -56,7 +56,8 @@ fn no_layer_of_a_stored_image_is_asked_for() {
         return;
     };
     // `ctr` of 1.6 never says of which image a layer is.
-    let releases = [Some((Release::Debian, false)), latest()];
+    let latest = Release::latest().map(|latest| (latest, true));
+    let releases = [Some((Release::Debian, false)), latest];
     for (release, is_told_by_ctr) in releases.into_iter().flatten() {
         println!("{release:?}");
         let scene = Scene::with(release, "if-stored");
@@ -64,8 +65,4 @@ fn no_layer_of_a_stored_image_is_asked_for() {
             start(&scene, &layout, is_told_by_ctr);
         }
     }
-}
-
-fn latest() -> Option<(Release, bool)> {
-    Release::latest().map(|latest| (latest, true))
 }
