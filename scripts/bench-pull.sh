@@ -89,7 +89,7 @@ END
     if [ "$1" = nacre ]; then
         "$nacre" daemon 2>> "$work/log" &
         "$nacre" containerd setup --write "$work/c/config.toml" 2>> "$work/log"
-        until [ -S "$NACRE_ROOT/snapshotter-directories.sock" ]; do sleep 0.1; done
+        until [ -S "$NACRE_ROOT/snapshotter.sock" ]; do sleep 0.1; done
     fi
     containerd --config "$work/c/config.toml" 2>> "$work/log" &
     containerd=$!

@@ -142,7 +142,7 @@ fn containerd_options(settings: &Settings) -> Result<ContainerdOptions, Failure>
     add_image.insert(2, "add".into());
     Ok(ContainerdOptions {
         socket: settings.snapshotter_socket(),
-        directories_socket: settings.directories_socket(),
+        former_socket: settings.former_snapshotter_socket(),
         containerd: settings.containerd.clone(),
         lazy: settings.lazy,
         add_image,

@@ -292,8 +292,8 @@ impl Settings {
         self.root.join("snapshotter.sock")
     }
 
-    /// Returns the same for those who cannot read data-only layers in mounts.
-    pub(crate) fn directories_socket(&self) -> PathBuf {
+    /// Returns the name that it had for containerd from 2.3 on in older releases.
+    pub(crate) fn former_snapshotter_socket(&self) -> PathBuf {
         self.root.join("snapshotter-directories.sock")
     }
 

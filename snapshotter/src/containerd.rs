@@ -44,19 +44,17 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures::FutureExt as _;
-
 use crate::daemon::Node;
 pub(crate) use container::Containerd;
 use container::Served;
 pub use container::{ContainerError, FoundContainer};
 pub use counters::ContainerdStats;
-use differ::{Differ, Shared};
+use differ::Differ;
 use error::SnapshotsError;
 use ingest::Ingester;
 pub use ingest::LazyPolicy;
 use layers::NodeLayers;
-use lazy::{LazyLayers, MountStyle};
+use lazy::LazyLayers;
 pub use register::{RegisterError, Registration, register_image};
 pub use server::ContainerdError;
 use service::Service;
@@ -73,8 +71,8 @@ const LAYERS_FOLDER: &str = "sn-layers";
 pub struct ContainerdOptions {
     /// The socket.
     pub socket: PathBuf,
-    /// The socket for those who cannot read data-only layers in mounts.
-    pub directories_socket: PathBuf,
+    /// Another name of the socket, in the settings of containerd that were made by older releases.
+    pub former_socket: PathBuf,
     /// The socket of containerd itself, for layers that are made for it.
     pub containerd: PathBuf,
     /// Which layers are attached.
@@ -104,17 +102,13 @@ pub async fn serve_containerd(
         Arc::clone(&counters),
     );
     let layers = Arc::new(NodeLayers::new(node, ingester, options.containerd.clone()));
-    let lazy = Arc::clone(&layers) as Arc<dyn LazyLayers>;
+    let (lazy, now) = (
+        Arc::clone(&layers) as Arc<dyn LazyLayers>,
+        Arc::clone(&clock),
+    );
     let scratch = root.join(LAYERS_FOLDER);
     // What a daemon before had not finished.
     drop(std::fs::remove_dir_all(&scratch));
-    let making = Shared::new(
-        lazy,
-        options.containerd.clone(),
-        scratch,
-        Arc::clone(&clock),
-    );
-    let making = Arc::new(making);
     let open = move || -> Result<Arc<Snapshots>, SnapshotsError> {
         let layers = Arc::clone(&layers);
         let opened = Snapshots::open(
@@ -139,14 +133,11 @@ pub async fn serve_containerd(
             async move { opening.snapshots().await.map(drop) },
         ));
     }
-    let until = until.shared();
-    let directories = service.with_style(MountStyle::Directories);
-    let differ = |service: &Service| Differ::new(service.clone(), Arc::clone(&making));
-    let (layered, also) = (differ(&service), differ(&directories));
-    let (served, also_served) = tokio::join!(
-        server::serve(service.clone(), layered, &options.socket, until.clone()),
-        server::serve(directories, also, &options.directories_socket, until),
-    );
+    let differ = Differ::new(service.clone(), lazy, options.containerd, scratch, now);
+    let served = match server::bind(&options.socket, &options.former_socket) {
+        Ok(listener) => server::serve(service.clone(), differ, listener, until).await,
+        Err(error) => Err(error),
+    };
     containerd.serve(None);
     if let Some(snapshots) = service.opened().cloned() {
         let closed = tokio::task::spawn_blocking(move || snapshots.close()).await;
@@ -154,7 +145,7 @@ pub async fn serve_containerd(
             tracing::error!("the snapshots are not closed");
         }
     }
-    served.and(also_served)
+    served
 }
 
 #[cfg(test)]

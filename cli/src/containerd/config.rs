@@ -7,8 +7,6 @@ use super::version::Version;
 /// The first and the last version that this was tried with, but for patches.
 const FIRST: Version = Version::new(1, 6, 0);
 const AFTER_LAST: Version = Version::new(2, 5, 0);
-/// The first that looks into lower directories (its internal package `fsview`).
-const READS_LAYERS: Version = Version::new(2, 3, 0);
 /// The plugin that serves Kubernetes, up to 1.7 and since.
 const CRI: &str = "io.containerd.grpc.v1.cri";
 const CRI_IMAGES: &str = "io.containerd.cri.v1.images";
@@ -27,12 +25,6 @@ pub(super) struct Plugin<'a> {
     pub(super) name: &'a str,
     pub(super) socket: &'a str,
     pub(super) root: &'a str,
-}
-
-/// Tells whether a version looks into the lower directories of an overlay without mounting it, and
-/// does not know data-only layers.
-pub(super) fn reads_layers(version: Version) -> bool {
-    version >= READS_LAYERS
 }
 
 /// Tells whether there are settings for a version.

@@ -5,7 +5,7 @@ use std::path::Path;
 use nacre_blobstore::publish;
 use toml::Table;
 
-use super::config::{Plugin, is_known, reads_layers};
+use super::config::{Plugin, is_known};
 use super::version::Version;
 use crate::args::ContainerdSetup;
 use crate::failure::{Failure, USAGE};
@@ -28,12 +28,7 @@ pub(super) fn setup(settings: &Settings, arguments: &ContainerdSetup) -> Result<
         let cause = format!("{version} is not between 1.6 and 2.4");
         return Err(Failure::new("set up", "containerd", &cause));
     }
-    let socket = if reads_layers(version) {
-        output::note("this version looks into lower directories: names are served by FUSE for it");
-        settings.directories_socket()
-    } else {
-        settings.snapshotter_socket()
-    };
+    let socket = settings.snapshotter_socket();
     let root = settings.root.clone();
     let text = |path: &Path| {
         let text = path.to_str().map(ToOwned::to_owned);

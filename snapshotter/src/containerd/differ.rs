@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 
 use super::client::{Client, Content, LEASE_ID, NAMESPACE, UNCOMPRESSED, random};
 use super::error::SnapshotsError;
-use super::lazy::{LazyLayers, MountStyle};
+use super::lazy::LazyLayers;
 use super::mounts::Mount;
 use super::proto::{self, Descriptor};
 use super::service::Service;
@@ -38,45 +38,35 @@ const LAYERS_MAX: usize = 2;
 const COMPRESSIONS: [Compression; 3] = [Compression::Gzip, Compression::Zstd, Compression::None];
 
 /// Makes layers.
-#[derive(Clone)]
 pub(super) struct Differ {
     service: Service,
-    shared: Arc<Shared>,
-}
-
-/// What the differs of all sockets have in common.
-pub(super) struct Shared {
     /// Reads what is below the directories.
-    pub(super) lazy: Arc<dyn LazyLayers>,
+    lazy: Arc<dyn LazyLayers>,
     /// The socket of containerd.
-    pub(super) containerd: PathBuf,
+    containerd: PathBuf,
     /// A directory for layers in the making. What is in it when a daemon starts is of no use.
-    pub(super) scratch: PathBuf,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) turns: Semaphore,
+    scratch: PathBuf,
+    clock: Arc<dyn Clock>,
+    turns: Semaphore,
 }
 
-impl Shared {
+impl Differ {
+    /// Compares mounts that `service` has answered.
     pub(super) fn new(
+        service: Service,
         lazy: Arc<dyn LazyLayers>,
         containerd: PathBuf,
         scratch: PathBuf,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
+            service,
             lazy,
             containerd,
             scratch,
             clock,
             turns: Semaphore::new(LAYERS_MAX),
         }
-    }
-}
-
-impl Differ {
-    /// Compares mounts in the style of `service`.
-    pub(super) const fn new(service: Service, shared: Arc<Shared>) -> Self {
-        Self { service, shared }
     }
 
     async fn compare(
@@ -92,15 +82,14 @@ impl Differ {
             return Err(Status::unimplemented("such layers are not made here"));
         };
         let (left, right) = (mounts(request.left), mounts(request.right));
-        let style: MountStyle = self.service.style();
         let snapshots = self.service.snapshots().await?;
-        let Some(compared) = snapshots.compared(&left, &right, style).await? else {
+        let Some(compared) = snapshots.compared(&left, &right).await? else {
             return Err(Status::unimplemented(
                 "the mounts are of no snapshot of nacre",
             ));
         };
         // Never closed.
-        let _turn = self.shared.turns.acquire().await.ok();
+        let _turn = self.turns.acquire().await.ok();
         let (scratch, blob) = self.layer(&compared, compression).await?;
         let client = self.client(metadata, &compared).await?;
         let mut labels: HashMap<String, String> = request.labels;
@@ -133,7 +122,7 @@ impl Differ {
         compared: &Compared,
         compression: Compression,
     ) -> Result<(Scratch, Blob), SnapshotsError> {
-        let reader = self.shared.lazy.reader(compared.remote).await?;
+        let reader = self.lazy.reader(compared.remote).await?;
         let (directories, runtime) = (compared.clone(), Handle::current());
         let stacked = tokio::task::spawn_blocking(move || {
             let base = directories.remote.map(|remote| remote.tree);
@@ -152,7 +141,7 @@ impl Differ {
         for path in stack.skipped() {
             tracing::info!(snapshot = compared.name, path, "a layer has no sockets");
         }
-        let scratch = Scratch::make(self.shared.scratch.join(format!("{:016x}", random()?)))?;
+        let scratch = Scratch::make(self.scratch.join(format!("{:016x}", random()?)))?;
         let out = BlobWriter::new(&scratch.path.join(LAYER_FILE), compression);
         write_layer(&stack, Some(&before), &after, &out).await?;
         Ok((scratch, out.finish().await?))
@@ -173,9 +162,9 @@ impl Differ {
             SnapshotsError::Precondition("containerd does not say its namespace".to_owned())
         })?;
         let lease = metadata.get(LEASE_ID).cloned();
-        let Shared {
+        let Self {
             containerd, clock, ..
-        } = &*self.shared;
+        } = self;
         let client = Client::connect(containerd, namespace).await?;
         client.under(lease, &**clock).await
     }

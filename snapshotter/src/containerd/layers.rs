@@ -11,7 +11,7 @@ use nacre_blobstore::{Reader, RecordError, RecordId, StoreError, TreeId};
 use super::client::Client;
 use super::error::SnapshotsError;
 use super::ingest::{Ingester, LazyPolicy};
-use super::lazy::{LazyLayers, MountStyle, Wanted};
+use super::lazy::{LazyLayers, Wanted};
 use super::mounts::OpenedLayer;
 use super::record::RemoteLayer;
 use crate::chains::find_chain;
@@ -175,9 +175,8 @@ impl LazyLayers for NodeLayers {
     async fn open(
         &self,
         layer: RemoteLayer,
-        style: MountStyle,
+        wanted: Option<MountMode>,
     ) -> Result<OpenedLayer, SnapshotsError> {
-        let wanted = (style == MountStyle::Directories).then_some(MountMode::Fuse);
         let opened = self.node.open_layer(layer.image, layer.tree, wanted).await;
         let (lower, view) = opened.map_err(|error| unavailable(&error))?;
         Ok(OpenedLayer { lower, view })
@@ -189,11 +188,8 @@ impl LazyLayers for NodeLayers {
         reader.map_err(|error| unavailable(&error))
     }
 
-    fn mode(&self, style: MountStyle) -> MountMode {
-        match style {
-            MountStyle::Layered => self.node.mount_mode(),
-            MountStyle::Directories => MountMode::Fuse,
-        }
+    fn mode(&self) -> MountMode {
+        self.node.mount_mode()
     }
 
     fn hold(&self, tree: TreeId) {

@@ -10,16 +10,6 @@ use super::mounts::OpenedLayer;
 use super::record::RemoteLayer;
 use crate::daemon::MountMode;
 
-/// What whoever makes the mounts can read of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MountStyle {
-    /// All that the kernel can: data-only layers, too.
-    Layered,
-    /// Every lower layer is a directory that shows its files by itself. containerd looks into them
-    /// without mounting anything from 2.4 on, and knows no data-only layers.
-    Directories,
-}
-
 /// Serves layers from the store.
 #[async_trait]
 pub(super) trait LazyLayers: std::fmt::Debug + Send + Sync + 'static {
@@ -37,15 +27,16 @@ pub(super) trait LazyLayers: std::fmt::Debug + Send + Sync + 'static {
     /// Checks that containerd takes mounts below a root: that it is 1.7 or later.
     async fn check_targets(&self) -> Result<(), SnapshotsError>;
 
-    /// Makes it ready to be mounted. Needs no network when it was before, on this machine.
+    /// Makes it ready to be mounted, in the mode `wanted` or the best there is. Needs no network when
+    /// it was before, on this machine.
     async fn open(
         &self,
         layer: RemoteLayer,
-        style: MountStyle,
+        wanted: Option<MountMode>,
     ) -> Result<OpenedLayer, SnapshotsError>;
 
     /// Tells how such layers are served on this node.
-    fn mode(&self, style: MountStyle) -> MountMode;
+    fn mode(&self) -> MountMode;
 
     /// Returns what reads the trees that layers are made of, that of `layer` at least.
     async fn reader(&self, layer: Option<RemoteLayer>) -> Result<Arc<Reader>, SnapshotsError>;

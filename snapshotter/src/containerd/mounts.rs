@@ -12,6 +12,9 @@ use super::table::Chain;
 /// Lower directories may be mounted elsewhere, copied, and older than an upper.
 pub(super) const INDEX_OFF: &str = "index=off";
 
+/// A type of mount that containerd leaves to the kernel.
+const UNKNOWN_KIND: &str = "none";
+
 /// A mount, as containerd's `mount.Mount`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mount {
@@ -20,6 +23,14 @@ pub(super) struct Mount {
     /// A directory below the root that is mounted before it; empty for that root.
     pub(super) target: String,
     pub(super) options: Vec<String>,
+}
+
+impl Mount {
+    fn has_data_only_layers(&self) -> bool {
+        let mut lower = self.options.iter();
+        // A colon of a path is written with a backslash.
+        lower.any(|option| option.starts_with("lowerdir=") && option.contains("::"))
+    }
 }
 
 /// A layer that is served from the store, ready to be mounted.
@@ -47,33 +58,54 @@ pub(super) fn lower(disk: &Disk, chain: &Chain, opened: Option<&OpenedLayer>) ->
 
 /// Returns the mount of snapshot `number` over `lower`: an overlay, or the directory itself where
 /// there is nothing to lay over another.
-pub(super) fn mounts(
+pub(super) fn root(
     disk: &Disk,
     number: u64,
     kind: Kind,
     lower: Lower,
     opened: Option<&OpenedLayer>,
-) -> Result<Vec<Mount>, SnapshotsError> {
+) -> Result<Mount, SnapshotsError> {
     let is_view = kind == Kind::View;
-    let mount = match (&*lower.layers, &*lower.data) {
-        ([], _) => bind(&disk.files(number), is_view)?,
+    match (&*lower.layers, &*lower.data) {
+        ([], _) => bind(&disk.files(number), is_view),
         ([only], []) if is_view => {
             let is_opened = opened.is_some_and(|opened| opened.lower.top() == only);
             let shown = opened.filter(|_| is_opened);
-            bind(shown.map_or(only, |opened| &opened.view), true)?
+            bind(shown.map_or(only, |opened| &opened.view), true)
         }
-        _ => overlay(lower, (!is_view).then(|| upper(disk, number)))?,
-    };
-    Ok(vec![mount])
+        _ => overlay(lower, (!is_view).then(|| upper(disk, number))),
+    }
+}
+
+/// Returns all mounts of a snapshot, in order: its root, and what is shown below it.
+///
+/// containerd from 2.3 on looks for users in the last of the mounts: if that is an overlay it reads
+/// the directories itself (its `internal/fsview/mount.go`), and knows no data-only layers. These are
+/// followed by a mount of a type that it does not know, so that it mounts all. Nothing comes of
+/// that one: all versions leave out a `remount` that changes nothing (`core/mount/mount_linux.go`),
+/// as do Kata's shim, which has the same code, and shims in Rust.
+pub(super) fn all(root: Mount, shown: Vec<Mount>) -> Vec<Mount> {
+    let mut all = vec![root];
+    all.extend(shown);
+    let last = all.last().filter(|last| last.has_data_only_layers());
+    let nothing = last.map(|last| Mount {
+        kind: UNKNOWN_KIND.to_owned(),
+        source: UNKNOWN_KIND.to_owned(),
+        // Whoever unmounts them one by one, the last first, begins here.
+        target: last.target.clone(),
+        options: vec!["remount".to_owned()],
+    });
+    all.extend(nothing);
+    all
 }
 
 /// Returns the mount that shows `opened` at `path` of the root that is mounted before it, read-only.
 pub(super) fn shown(path: &str, opened: &OpenedLayer) -> Result<Mount, SnapshotsError> {
     let mount = match (&*opened.lower.layers, &*opened.lower.data) {
         ([_], []) => Mount {
-            // containerd from 2.3 on looks for users in the last of the mounts without mounting any, if
-            // it knows its type. mount(2) does not look at the type of a bind mount.
-            kind: "none".to_owned(),
+            // So that containerd does not look for users in this one; see `all`. mount(2) does not
+            // look at the type of a bind mount.
+            kind: UNKNOWN_KIND.to_owned(),
             ..bind(&opened.view, true)?
         },
         _ => overlay(opened.lower.clone(), None)?,
@@ -125,4 +157,38 @@ fn overlay(lower: Lower, upper: Option<UpperDirs>) -> Result<Mount, SnapshotsErr
 
 fn not_text(path: &Path) -> SnapshotsError {
     SnapshotsError::Internal(format!("the path {} is no text", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lower(layers: &[&str], data: &[&str]) -> Lower {
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect();
+        Lower {
+            layers: paths(layers),
+            data: paths(data),
+        }
+    }
+
+    #[test]
+    fn nothing_that_containerd_knows_comes_after_data_only_layers() {
+        let kernel = overlay(lower(&["/a"], &["/s", "/g"]), None).unwrap();
+        let plain = overlay(lower(&["/a::b", "/c"], &[]), None).unwrap();
+        let bound = bind(Path::new("/a"), true).unwrap();
+        let at = |target: &str, mount: &Mount| Mount {
+            target: target.to_owned(),
+            ..mount.clone()
+        };
+        let kinds = |root: &Mount, shown: &[Mount]| -> Vec<String> {
+            let all = all(root.clone(), shown.to_vec());
+            let kind = |mount: Mount| format!("{}{}", mount.kind, mount.target);
+            all.into_iter().map(kind).collect()
+        };
+        assert_eq!(kinds(&kernel, &[]), ["overlay", "none"]);
+        let shown = kinds(&plain, &[at("/b", &bound), at("/k", &kernel)]);
+        assert_eq!(shown, ["overlay", "bind/b", "overlay/k", "none/k"]);
+        assert_eq!(kinds(&plain, &[]), ["overlay"]);
+        assert_eq!(kinds(&bound, &[]), ["bind"]);
+    }
 }

@@ -4,8 +4,8 @@
 
 use super::error::SnapshotsError;
 use super::labels::{self, Labels};
-use super::lazy::MountStyle;
 use super::shown::Asked;
+use crate::daemon::MountMode;
 
 /// What the names of options begin with.
 const PREFIX: &str = "containerd.io/snapshot/nacre.";
@@ -82,14 +82,10 @@ impl Options {
         Self::read(labels).unwrap_or_default()
     }
 
-    /// Returns what the mounts are like where they would be like `style` without options.
-    pub(super) const fn style(&self, style: MountStyle) -> MountStyle {
+    /// Returns the mode in which layers must be served, if it is not for the node to choose.
+    pub(super) fn mode(&self) -> Option<MountMode> {
         // What the kernel serves by itself is not seen.
-        if self.trace {
-            MountStyle::Directories
-        } else {
-            style
-        }
+        self.trace.then_some(MountMode::Fuse)
     }
 }
 

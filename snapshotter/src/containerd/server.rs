@@ -34,18 +34,13 @@ pub enum ContainerdError {
     Server(#[from] tonic::transport::Error),
 }
 
-/// Serves the snapshots, and layers of them, on `socket` until `until` is done. A socket that is there was left by a
-/// dead daemon.
+/// Serves the snapshots, and layers of them, until `until` is done.
 pub(super) async fn serve(
     service: Service,
     differ: Differ,
-    socket: &Path,
+    listener: UnixListener,
     until: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ContainerdError> {
-    let listener = bind(socket).map_err(|source| ContainerdError::Socket {
-        socket: socket.to_owned(),
-        source,
-    })?;
     let connections = stream::unfold(listener, |listener| async move {
         let accepted = listener.accept().await.map(|(connection, _)| connection);
         Some((accepted, listener))
@@ -62,12 +57,50 @@ pub(super) async fn serve(
     Ok(())
 }
 
-fn bind(socket: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// Makes the socket, with `former` as another name of it. What is there was left by a dead daemon.
+pub(super) fn bind(socket: &Path, former: &Path) -> Result<UnixListener, ContainerdError> {
+    let make = || {
+        remove(socket)?;
+        let listener = UnixListener::bind(socket)?;
+        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+        remove(former)?;
+        std::os::unix::fs::symlink(socket, former)?;
+        Ok(listener)
+    };
+    make().map_err(|source| ContainerdError::Socket {
+        socket: socket.to_owned(),
+        source,
+    })
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_has_two_names_after_a_dead_daemon_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, former) = (folder.path().join("a.sock"), folder.path().join("b.sock"));
+        drop(UnixListener::bind(&former).unwrap());
+        for _ in 0..2 {
+            let listener = bind(&socket, &former).unwrap();
+            for name in [&socket, &former] {
+                let asked = tokio::net::UnixStream::connect(name).await;
+                assert!(asked.is_ok(), "{}", name.display());
+                listener.accept().await.unwrap();
+            }
+        }
+        let missing = folder.path().join("none/a.sock");
+        assert!(matches!(
+            bind(&missing, &former),
+            Err(ContainerdError::Socket { .. })
+        ));
+    }
 }

@@ -11,7 +11,6 @@ use tonic::{Request, Response, Status};
 use super::error::SnapshotsError;
 use super::filter::Filter;
 use super::labels::{self, Labels};
-use super::lazy::MountStyle;
 use super::mounts::Mount;
 use super::proto;
 use super::record::{Kind, Snapshot};
@@ -28,7 +27,6 @@ pub(super) type Opener = dyn Fn() -> Result<Arc<Snapshots>, SnapshotsError> + Se
 pub(super) struct Service {
     opener: Arc<Opener>,
     opened: Arc<OnceCell<Arc<Snapshots>>>,
-    style: MountStyle,
 }
 
 impl Service {
@@ -36,21 +34,7 @@ impl Service {
         Self {
             opener,
             opened: Arc::default(),
-            style: MountStyle::Layered,
         }
-    }
-
-    /// Returns the same snapshots with other mounts.
-    pub(super) fn with_style(&self, style: MountStyle) -> Self {
-        Self {
-            style,
-            ..self.clone()
-        }
-    }
-
-    /// Returns what its mounts are like.
-    pub(super) const fn style(&self) -> MountStyle {
-        self.style
     }
 
     /// Returns the snapshots. When they cannot be opened the next request tries again.
@@ -94,9 +78,7 @@ impl Service {
 
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service")
-            .field("style", &self.style)
-            .finish_non_exhaustive()
+        f.debug_struct("Service").finish_non_exhaustive()
     }
 }
 
@@ -108,11 +90,9 @@ impl proto::snapshots_server::Snapshots for Service {
     ) -> Result<Response<proto::PrepareSnapshotResponse>, Status> {
         let request = request.into_inner();
         let labels = labels::checked(request.labels)?;
-        let (key, parent, style) = (request.key, request.parent, self.style);
+        let (key, parent) = (request.key, request.parent);
         let prepare = async move |snapshots: Arc<Snapshots>| {
-            snapshots
-                .prepare(Kind::Active, &key, &parent, labels, style)
-                .await
+            snapshots.prepare(Kind::Active, &key, &parent, labels).await
         };
         let mounts = self.change(prepare).await?;
         let mounts = mounts.into_iter().map(mount).collect();
@@ -125,11 +105,9 @@ impl proto::snapshots_server::Snapshots for Service {
     ) -> Result<Response<proto::ViewSnapshotResponse>, Status> {
         let request = request.into_inner();
         let labels = labels::checked(request.labels)?;
-        let (key, parent, style) = (request.key, request.parent, self.style);
+        let (key, parent) = (request.key, request.parent);
         let view = async move |snapshots: Arc<Snapshots>| {
-            snapshots
-                .prepare(Kind::View, &key, &parent, labels, style)
-                .await
+            snapshots.prepare(Kind::View, &key, &parent, labels).await
         };
         let mounts = self.change(view).await?;
         let mounts = mounts.into_iter().map(mount).collect();
@@ -141,7 +119,7 @@ impl proto::snapshots_server::Snapshots for Service {
         request: Request<proto::MountsRequest>,
     ) -> Result<Response<proto::MountsResponse>, Status> {
         let key = request.into_inner().key;
-        let mounts = self.snapshots().await?.mounts(&key, self.style).await?;
+        let mounts = self.snapshots().await?.mounts(&key).await?;
         let mounts = mounts.into_iter().map(mount).collect();
         Ok(Response::new(proto::MountsResponse { mounts }))
     }

@@ -26,7 +26,7 @@ use super::error::SnapshotsError;
 use super::filter::Filter;
 use super::index::{Change, SnapshotIndex, Written};
 use super::labels::{self, Labels};
-use super::lazy::{LazyLayers, MountStyle};
+use super::lazy::LazyLayers;
 use super::mounts::{self, Mount, OpenedLayer};
 use super::options::Options;
 use super::places;
@@ -34,6 +34,7 @@ use super::record::{Kind, Snapshot, Usage};
 use super::shown::Shown;
 use super::table::{Chain, Table};
 use super::usage::{Gauge, measure};
+use crate::daemon::MountMode;
 pub(super) use compare::Compared;
 use held::{Held, held_trees};
 use reap::Reaper;
@@ -112,30 +113,24 @@ impl Snapshots {
         key: &str,
         parent: &str,
         mut labels: Labels,
-        style: MountStyle,
     ) -> Result<Vec<Mount>, SnapshotsError> {
         let chain = self.lock().table.check_new(key, parent)?;
         let mut options = Options::default();
         if kind == Kind::Active && labels.contains_key(labels::SNAPSHOT_REF) {
-            self.attach(key, parent, &mut labels, style).await?;
+            self.attach(key, parent, &mut labels).await?;
         } else if kind == Kind::Active {
             options = Options::read(&labels)?;
         }
-        let shown = self.find_shown(&options.mounts, style).await?;
-        let style = options.style(style);
+        let shown = self.find_shown(&options.mounts).await?;
         self.make_ready(chain.directories.clone()).await?;
-        let opened = self.open_chain(&chain, style).await?;
-        let beside = self.shown_mounts(&shown, style).await?;
+        let opened = self.open_chain(&chain, options.mode()).await?;
+        let beside = self.shown_mounts(&shown, options.mode()).await?;
         let held = Held::of(&self.lazy, chain.needs(&shown));
         let lower = mounts::lower(&self.disk, &chain, opened.as_ref());
         let number = self
             .create_directory(kind, &lower, options.quota_bytes, &shown)
             .await?;
-        let answer = mounts::mounts(&self.disk, number, kind, lower, opened.as_ref());
-        let answer = answer.map(|mut answer| {
-            answer.extend(beside);
-            answer
-        });
+        let root = mounts::root(&self.disk, number, kind, lower, opened.as_ref());
         let now_ns = self.clock.now_ns();
         let snapshot = Snapshot {
             name: key.to_owned(),
@@ -149,12 +144,12 @@ impl Snapshots {
             remote: None,
             shown,
         };
-        let made = answer.and_then(|answer| {
+        let made = root.and_then(|root| {
             let mut state = self.lock();
             // It may have been taken, or the parent removed, since it was checked.
             state.table.check_new(key, parent)?;
             let written = self.put(&mut state.table, snapshot)?;
-            Ok((answer, written))
+            Ok((mounts::all(root, beside), written))
         });
         let written = match made {
             Ok((answer, written)) => self.written(written).await.map(|()| answer),
@@ -174,11 +169,7 @@ impl Snapshots {
     }
 
     /// Returns the mounts of a view or an active snapshot, made ready again if need be.
-    pub(super) async fn mounts(
-        &self,
-        key: &str,
-        style: MountStyle,
-    ) -> Result<Vec<Mount>, SnapshotsError> {
+    pub(super) async fn mounts(&self, key: &str) -> Result<Vec<Mount>, SnapshotsError> {
         let (snapshot, chain) = {
             let state = self.lock();
             let snapshot = Arc::clone(state.table.get(key)?);
@@ -191,8 +182,7 @@ impl Snapshots {
             )));
         }
         self.ready_with_below(&snapshot, &chain).await?;
-        let style = Options::of(&snapshot.labels).style(style);
-        self.own_mounts(&snapshot, &chain, style).await
+        self.own_mounts(&snapshot, &chain).await
     }
 
     /// Returns the mounts of a view or an active snapshot, whose directories are ready.
@@ -200,14 +190,14 @@ impl Snapshots {
         &self,
         snapshot: &Snapshot,
         chain: &Chain,
-        style: MountStyle,
     ) -> Result<Vec<Mount>, SnapshotsError> {
-        let opened = self.open_chain(chain, style).await?;
+        let mode = Options::of(&snapshot.labels).mode();
+        let opened = self.open_chain(chain, mode).await?;
         let lower = mounts::lower(&self.disk, chain, opened.as_ref());
         let (number, kind) = (snapshot.number, snapshot.kind);
-        let mut own = mounts::mounts(&self.disk, number, kind, lower, opened.as_ref())?;
-        own.extend(self.shown_mounts(&snapshot.shown, style).await?);
-        Ok(own)
+        let root = mounts::root(&self.disk, number, kind, lower, opened.as_ref())?;
+        let beside = self.shown_mounts(&snapshot.shown, mode).await?;
+        Ok(mounts::all(root, beside))
     }
 
     /// Makes a committed snapshot of an active one. Looks at none of its files.
@@ -400,10 +390,10 @@ impl Snapshots {
     async fn open_chain(
         &self,
         chain: &Chain,
-        style: MountStyle,
+        wanted: Option<MountMode>,
     ) -> Result<Option<OpenedLayer>, SnapshotsError> {
         match chain.remote {
-            Some(remote) => self.lazy.open(remote, style).await.map(Some),
+            Some(remote) => self.lazy.open(remote, wanted).await.map(Some),
             None => Ok(None),
         }
     }

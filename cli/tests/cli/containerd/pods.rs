@@ -54,18 +54,17 @@ fn ctr_pulls_and_runs_what_the_store_has_not_got() {
 
 #[test]
 fn a_pod_of_a_stored_image_starts_without_a_layer_of_it() {
-    stored_image_in_a_pod(&Scene::new("if-stored"), "kernel");
+    stored_image_in_a_pod(&Scene::new("if-stored"));
 }
 
 #[test]
 fn with_containerd_2_too() {
     if let Some(latest) = Release::latest() {
-        stored_image_in_a_pod(&Scene::with(latest, "if-stored"), "fuse");
+        stored_image_in_a_pod(&Scene::with(latest, "if-stored"));
     }
 }
 
-/// `mode` is how its layers are served.
-fn stored_image_in_a_pod(scene: &Scene, mode: &str) {
+fn stored_image_in_a_pod(scene: &Scene) {
     push(scene, "app");
     scene.add("app");
     let before = scene.layers_fetched("app");
@@ -100,7 +99,7 @@ fn stored_image_in_a_pod(scene: &Scene, mode: &str) {
     };
     let label = |name: &&str| info(name)["Labels"]["containerd.io/snapshot/nacre.mode"].clone();
     let labels = attached.iter().map(label);
-    assert_eq!(labels.filter(|label| label == mode).count(), 3);
+    assert_eq!(labels.filter(|label| label == "kernel").count(), 3);
 
     // A second time, and from what is on the node.
     cri.start(&pod, "again", &image, &SHOW);

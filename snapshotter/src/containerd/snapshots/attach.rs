@@ -12,7 +12,7 @@ use nacre_blobstore::Digest;
 use super::super::counters::count;
 use super::super::error::SnapshotsError;
 use super::super::labels::{self, Labels};
-use super::super::lazy::{MountStyle, Wanted};
+use super::super::lazy::Wanted;
 use super::super::record::{Kind, RemoteLayer, Snapshot, Usage};
 use super::super::table::Table;
 use super::Snapshots;
@@ -31,7 +31,6 @@ impl Snapshots {
         key: &str,
         parent: &str,
         labels: &mut Labels,
-        style: MountStyle,
     ) -> Result<(), SnapshotsError> {
         let chain_id = labels.get(labels::SNAPSHOT_REF).cloned();
         let chain_id = chain_id.unwrap_or_default();
@@ -41,7 +40,7 @@ impl Snapshots {
         };
         match self.lazy.find(&chain_id, &wanted).await {
             Ok(Some(layer)) => {
-                let mode = labels::mode_of(self.lazy.mode(style)).to_owned();
+                let mode = labels::mode_of(self.lazy.mode()).to_owned();
                 labels.insert(labels::MODE.to_owned(), mode);
                 let name = self
                     .commit_attached(&chain_id, key, parent, labels, layer)

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::error::SnapshotsError;
-use super::super::lazy::MountStyle;
 use super::super::mounts::{self, Mount};
-use super::super::options::Options;
 use super::super::record::{Kind, RemoteLayer, Snapshot};
 use super::super::table::Chain;
 use super::Snapshots;
@@ -38,20 +36,20 @@ impl Snapshots {
         &self,
         left: &[Mount],
         right: &[Mount],
-        style: MountStyle,
     ) -> Result<Option<Compared>, SnapshotsError> {
         let Some((snapshot, chain)) = self.named_by(right) else {
             return Ok(None);
         };
         self.ready_with_below(&snapshot, &chain).await?;
-        let opened = self.open_chain(&chain, style).await?;
+        let opened = self.open_chain(&chain, None).await?;
         let number = snapshot.number;
         let below = || mounts::lower(&self.disk, &chain, opened.as_ref());
-        let of_view =
-            |lower, number| mounts::mounts(&self.disk, number, Kind::View, lower, opened.as_ref());
+        let of_view = |lower, number| -> Result<_, SnapshotsError> {
+            let root = mounts::root(&self.disk, number, Kind::View, lower, opened.as_ref())?;
+            Ok(mounts::all(root, Vec::new()))
+        };
         let own = if snapshot.kind == Kind::Active {
-            let style = Options::of(&snapshot.labels).style(style);
-            self.own_mounts(&snapshot, &chain, style).await?
+            self.own_mounts(&snapshot, &chain).await?
         } else {
             let mut lower = below();
             lower.layers.insert(0, self.disk.files(number));
@@ -123,13 +121,13 @@ impl Snapshots {
             return false;
         };
         let empty = mounts::lower(&self.disk, &Chain::default(), None);
-        let expected = mounts::mounts(&self.disk, number, Kind::View, empty, None);
+        let expected = mounts::root(&self.disk, number, Kind::View, empty, None);
         let state = self.lock();
         let mut all = state.table.all();
         let is_view = all.any(|snapshot| {
             snapshot.number == number && snapshot.kind == Kind::View && snapshot.parent.is_empty()
         });
-        is_view && expected.is_ok_and(|expected| are_equal(mounts, &expected))
+        is_view && expected.is_ok_and(|expected| are_equal(mounts, &[expected]))
     }
 }
 

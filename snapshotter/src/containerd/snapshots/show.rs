@@ -4,24 +4,19 @@
 //! starts again with the same files.
 
 use super::super::error::SnapshotsError;
-use super::super::lazy::MountStyle;
 use super::super::mounts::{self, Mount};
 use super::super::shown::{Asked, Shown};
 use super::Snapshots;
+use crate::daemon::MountMode;
 
 impl Snapshots {
-    /// Finds what is to be shown, for a containerd that reads mounts in `style`.
+    /// Finds what is to be shown.
     ///
     /// # Errors
     /// [`SnapshotsError::Precondition`] when there is none of a name, and for a containerd that would
     /// mount it in the place of the root.
-    pub(super) async fn find_shown(
-        &self,
-        asked: &[Asked],
-        style: MountStyle,
-    ) -> Result<Vec<Shown>, SnapshotsError> {
-        // Whoever wants directories is from 2.3 on.
-        if !asked.is_empty() && style == MountStyle::Layered {
+    pub(super) async fn find_shown(&self, asked: &[Asked]) -> Result<Vec<Shown>, SnapshotsError> {
+        if !asked.is_empty() {
             self.lazy.check_targets().await?;
         }
         let mut shown = Vec::new();
@@ -44,11 +39,11 @@ impl Snapshots {
     pub(super) async fn shown_mounts(
         &self,
         shown: &[Shown],
-        style: MountStyle,
+        wanted: Option<MountMode>,
     ) -> Result<Vec<Mount>, SnapshotsError> {
         let mut all = Vec::new();
         for shown in shown {
-            let opened = self.lazy.open(shown.layer, style).await?;
+            let opened = self.lazy.open(shown.layer, wanted).await?;
             all.push(mounts::shown(&shown.path, &opened)?);
         }
         Ok(all)

@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 use nacre_fs::mount::{Umount, mounts_below, umount};
 use tonic::Code;
 
-use super::super::lazy::MountStyle;
 use super::scene::Scene;
+use crate::daemon::MountMode;
 
 const LAYER: &str = "sha256:3333333333333333333333333333333333333333333333333333333333333333";
 const QUOTA: &str = "containerd.io/snapshot/nacre.quota";
@@ -99,13 +99,13 @@ async fn a_container_that_is_traced_is_served_by_fuse() {
         scene.prepare("k", "", &labels).await,
         Err(Code::AlreadyExists)
     );
-    for (key, label, style) in [
-        ("plain", (TRACE, "false"), MountStyle::Layered),
-        ("traced", (TRACE, "true"), MountStyle::Directories),
+    for (key, label, mode) in [
+        ("plain", (TRACE, "false"), None),
+        ("traced", (TRACE, "true"), Some(MountMode::Fuse)),
     ] {
         scene.prepare(key, LAYER, &[label]).await.unwrap();
         scene.mounts(key).await.unwrap();
-        let styles = std::mem::take(&mut *scene.stored.styles.lock().unwrap());
-        assert_eq!(styles, [style, style]);
+        let modes = std::mem::take(&mut *scene.stored.modes.lock().unwrap());
+        assert_eq!(modes, [mode, mode]);
     }
 }

@@ -17,9 +17,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::super::counters::Counters;
-use super::super::differ::{Differ, Shared};
+use super::super::differ::Differ;
 use super::super::error::SnapshotsError;
-use super::super::lazy::{LazyLayers, MountStyle, Wanted};
+use super::super::lazy::{LazyLayers, Wanted};
 use super::super::mounts::OpenedLayer;
 use super::super::proto::snapshots_client::SnapshotsClient;
 use super::super::proto::{
@@ -28,7 +28,7 @@ use super::super::proto::{
     UsageRequest, UsageResponse, ViewSnapshotRequest,
 };
 use super::super::record::RemoteLayer;
-use super::super::server::serve;
+use super::super::server::{bind, serve};
 use super::super::service::Service;
 use super::super::snapshots::Snapshots;
 use crate::daemon::MountMode;
@@ -43,8 +43,8 @@ pub(super) struct Stored {
     pub(super) meet: Mutex<Option<Arc<Barrier>>>,
     /// Told of each caller of `find`.
     pub(super) asked: Notify,
-    /// In which style each layer was opened.
-    pub(super) styles: Mutex<Vec<MountStyle>>,
+    /// In which mode each layer was to be opened.
+    pub(super) modes: Mutex<Vec<Option<MountMode>>>,
     /// Reads nothing: no layer here has a tree.
     reader: std::sync::OnceLock<(tempfile::TempDir, Arc<Reader>)>,
     /// The store does not answer.
@@ -108,9 +108,9 @@ impl LazyLayers for Stored {
     async fn open(
         &self,
         layer: RemoteLayer,
-        style: MountStyle,
+        wanted: Option<MountMode>,
     ) -> Result<OpenedLayer, SnapshotsError> {
-        self.styles.lock().unwrap().push(style);
+        self.modes.lock().unwrap().push(wanted);
         let layers = self.layers.lock().unwrap();
         let (_, tree) = layers.values().find(|(found, _)| *found == layer).unwrap();
         Ok(OpenedLayer {
@@ -119,7 +119,7 @@ impl LazyLayers for Stored {
         })
     }
 
-    fn mode(&self, _: MountStyle) -> MountMode {
+    fn mode(&self) -> MountMode {
         MountMode::Fuse
     }
 
@@ -142,6 +142,9 @@ impl LazyLayers for Stored {
         *self.held.lock().unwrap().entry(tree).or_default() -= 1;
     }
 }
+
+/// Another name of the socket.
+const FORMER: &str = "former.sock";
 
 /// A server on a root of its own.
 pub(super) struct Scene {
@@ -387,12 +390,7 @@ async fn start(
     let socket = root.join("snapshotter.sock");
     let (stored, counters) = (Arc::clone(stored), Arc::clone(counters));
     let (index, folder) = (root.join("index"), root.join("sn"));
-    let making = Shared::new(
-        Arc::clone(&stored) as _,
-        root.join("containerd.sock"),
-        root.join("layers"),
-        Arc::new(SystemClock::new()),
-    );
+    let lazy = Arc::clone(&stored) as _;
     let open = move || {
         let lazy = Arc::clone(&stored) as Arc<dyn LazyLayers>;
         let clock = Arc::new(SystemClock::new());
@@ -400,20 +398,22 @@ async fn start(
     };
     let service = Service::new(Arc::new(open));
     let (stop, stopped) = oneshot::channel::<()>();
-    let (served, path) = (service.clone(), socket.clone());
-    let differ = Differ::new(service.clone(), Arc::new(making));
+    let served = service.clone();
+    let differ = Differ::new(
+        service.clone(),
+        lazy,
+        root.join("containerd.sock"),
+        root.join("layers"),
+        Arc::new(SystemClock::new()),
+    );
+    let listener = bind(&socket, &root.join(FORMER)).unwrap();
     let ended = tokio::spawn(async move {
-        serve(served, differ, &path, async move { drop(stopped.await) })
+        serve(served, differ, listener, async move { drop(stopped.await) })
             .await
             .unwrap();
     });
     let endpoint = Endpoint::try_from(format!("unix://{}", socket.display())).unwrap();
-    let channel = loop {
-        match endpoint.connect().await {
-            Ok(channel) => break channel,
-            Err(_) => tokio::task::yield_now().await,
-        }
-    };
+    let channel = endpoint.connect().await.unwrap();
     ((stop, ended, service), channel)
 }
 
