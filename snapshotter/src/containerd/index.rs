@@ -44,6 +44,9 @@ pub(super) type Written = oneshot::Receiver<Result<(), SnapshotsError>>;
 enum Message {
     Write(Vec<Change>, oneshot::Sender<Result<(), SnapshotsError>>),
     Reload(oneshot::Sender<Result<Vec<Row>, SnapshotsError>>),
+    /// Writes nothing until the other end is gone.
+    #[cfg(test)]
+    Hold(Receiver<()>),
 }
 
 /// A name and its record, encoded.
@@ -98,6 +101,14 @@ impl SnapshotIndex {
         let (done, rows) = oneshot::channel();
         self.send(Message::Reload(done))?;
         rows.blocking_recv().unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Has nothing written until what is returned is dropped.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> SyncSender<()> {
+        let (held, holds) = sync_channel(0);
+        self.send(Message::Hold(holds)).unwrap();
+        held
     }
 
     /// Waits for what was handed over and closes the database.
@@ -155,13 +166,15 @@ fn write_all(db: &Arc<DB>, messages: &Receiver<Message>) {
                 broken = None;
                 drop(done.send(read_all(db)));
             }
+            #[cfg(test)]
+            Message::Hold(holds) => drop(holds.recv()),
             Message::Write(changes, done) => {
                 let mut group = vec![(changes, done)];
                 while group.len() < GROUP_MAX {
                     match messages.try_recv() {
                         Ok(Message::Write(changes, done)) => group.push((changes, done)),
-                        Ok(reload @ Message::Reload(_)) => {
-                            next = Some(reload);
+                        Ok(other) => {
+                            next = Some(other);
                             break;
                         }
                         Err(_) => break,

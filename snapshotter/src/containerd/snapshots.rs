@@ -352,6 +352,12 @@ impl Snapshots {
         self.index.close();
     }
 
+    /// Has no record written until what is returned is dropped.
+    #[cfg(test)]
+    pub(super) fn hold_records(&self) -> std::sync::mpsc::SyncSender<()> {
+        self.index.hold()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::sync::Arc;
 
+use futures::future::{FutureExt as _, LocalBoxFuture, TryFutureExt as _};
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::Barrier;
 use tonic::Code;
 
@@ -47,6 +49,57 @@ async fn what_was_answered_is_there_after_a_restart() {
     scene.with(&other, |root| {
         assert_eq!(fs::read_dir(root).unwrap().count(), 0);
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_answered_before_its_record_is_on_the_disk() {
+    let scene = Scene::new().await;
+    let tree = tempfile::tempdir().unwrap();
+    scene.stored.add(LOW, tree.path());
+    for key in ["c", "r", "u"] {
+        scene.prepare(key, "", &[]).await.unwrap();
+    }
+    let labels = map(&[("l", "v")]);
+    let mut updated = scene.stat("u").await.unwrap();
+    updated.labels.clone_from(&labels);
+
+    let held = scene.hold_records();
+    let mut answers: FuturesUnordered<LocalBoxFuture<'_, Result<(), Code>>> = [
+        scene.prepare("p", "", &[]).map_ok(drop).boxed_local(),
+        scene.view("v", "").map_ok(drop).boxed_local(),
+        scene
+            .prepare("k", "", &[(REF, LOW)])
+            .map_ok(drop)
+            .boxed_local(),
+        scene.commit("d", "c").boxed_local(),
+        scene
+            .remove("r")
+            .map_err(|status| status.code())
+            .boxed_local(),
+        scene.update(updated, None).map_ok(drop).boxed_local(),
+    ]
+    .into_iter()
+    .collect();
+    // All are seen by whoever asks, and still are when answers would have come.
+    let is_there = async || {
+        let names = scene.names(&[]).await;
+        names == ["d", "p", LOW, "u", "v"] && scene.stat("u").await.unwrap().labels == labels
+    };
+    let seen = async {
+        while !is_there().await {}
+        for _ in 0..100 {
+            assert!(is_there().await);
+        }
+    };
+    tokio::select! {
+        answer = answers.next() => panic!("{answer:?} before the record"),
+        () = seen => {}
+    }
+    drop(held);
+    let mut all: Vec<_> = answers.collect().await;
+    all.sort_by_key(Result::is_ok);
+    assert_eq!(all.remove(0), Err(Code::AlreadyExists));
+    assert_eq!(all, [Ok(()); 5]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -184,6 +184,12 @@ impl Scene {
         self.channel = channel;
     }
 
+    /// Has no record of a snapshot written until what is returned is dropped.
+    pub(super) fn hold_records(&self) -> std::sync::mpsc::SyncSender<()> {
+        let (_, _, service) = self.running.as_ref().unwrap();
+        service.opened().unwrap().hold_records()
+    }
+
     async fn stop(&mut self) {
         if let Some((stop, ended, service)) = self.running.take() {
             stop.send(()).unwrap();
