@@ -1,6 +1,6 @@
 //! Containers as snapshots, and snapshots as images of containerd.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::scene::{Scene, until};
 use crate::tar::Entry;
@@ -8,7 +8,7 @@ use crate::tar::Entry;
 const NOT_FOUND: i32 = 10;
 
 impl Scene {
-    fn register(&self, name: &str, rest: &[&str]) -> serde_json::Value {
+    fn register(&self, name: &str, rest: &[&str]) -> Value {
         let socket = self.path("c.sock").display().to_string();
         let register = ["image", "register", name, "--containerd"];
         let address = ["--containerd-address", &socket];
@@ -52,11 +52,14 @@ fn a_container_becomes_a_snapshot_and_that_an_image() {
         .node
         .json(&[&create[..], &["--name", "later"]].concat());
     assert_eq!(named["base"], registered["image"]);
+    let was_frozen = |created: &Value| created["frozen_ms"].as_f64().unwrap() > 0.0;
+    assert!(was_frozen(&named), "it could have written meanwhile");
     let stopped = ["tasks", "rm", "-f", "writer"];
     scene.ctr(&stopped);
     // Without a process as with one.
     let again = scene.node.json(&create);
     assert_eq!(again["tree"], named["tree"]);
+    assert!(!was_frozen(&again));
 
     let registered = scene.register("later", &["--as", "mine:v1"]);
     assert_eq!(registered["layers"], json!(3));
