@@ -250,7 +250,11 @@ impl Cache {
         if lock(&self.memory).peek(&id).is_some() {
             return;
         }
-        match self.disk.as_ref().and_then(|(disk, _)| disk.peek(&id)) {
+        let disk = self
+            .disk
+            .as_ref()
+            .filter(|(disk, _)| disk.unanswered() == 0);
+        match disk.and_then(|(disk, _)| disk.peek(&id)) {
             Some(slot) => self.will_need(&slot),
             None => drop(self.flight(name, number, last, asker)),
         }
@@ -292,7 +296,7 @@ impl Cache {
         let (bytes, start) = match disk.read(&slot, &wanted, soon).await {
             Ok(read) => read,
             Err(error) => {
-                tracing::warn!(%error, object = %id.object, block = id.number, "drop block");
+                tracing::warn!(%error, object = %id.object, block = id.number, "ask the origin for a block");
                 return None;
             }
         };

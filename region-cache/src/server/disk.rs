@@ -5,7 +5,8 @@
 //!   block is checked against its checksum each time it is read from here, so whatever a crash, the
 //!   disk or anybody else made of the files costs a fetch, never a wrong byte.
 //! - What is on the disk is found again at the next start, also after `kill -9`.
-//! - A disk that is full, or fails, stores less: reads go on from memory and from the origin.
+//! - A disk that is full, or fails, stores less: reads go on from memory and from the origin. So they
+//!   do while it hangs, whose reads nothing can end: no more of them are begun until it answers.
 //! - Blocks are read by `pread`, not mapped: a file that is cut off, or a sector that cannot be
 //!   read, is an error of one read, where a mapping would end the process by SIGBUS.
 
@@ -21,7 +22,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use nacre_blobstore::Clock;
 use rustix::fs::{Advice, FlockOperation, flock};
@@ -42,6 +44,10 @@ use super::block::{BlockId, UNIT_BYTES, checksum};
 /// turn, for it is on its way, and its reader had one.
 const READS_PER_CORE: usize = 2;
 
+/// A read that the disk has not answered for so long is given up, its turn included: far longer than
+/// those wait who stand in line at a disk that is merely busy.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
 /// Why a disk tier cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
@@ -58,7 +64,7 @@ pub enum DiskError {
     },
 }
 
-/// Why a block could not be read. It is no longer in the tier then.
+/// Why a block could not be read. Unless the disk hangs it is no longer in the tier then.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BlockError {
     /// The bytes are not those that were written.
@@ -67,6 +73,9 @@ pub(super) enum BlockError {
     /// The disk failed.
     #[error("read block from the disk: {0}")]
     Io(#[from] io::Error),
+    /// The disk does not answer.
+    #[error("the disk hangs")]
+    Hangs,
 }
 
 /// What happened so far.
@@ -86,7 +95,9 @@ pub(super) struct Disk {
     table: File,
     slots: Slots,
     block_bytes: u32,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
+    /// Reads that were given up, and that it may answer yet.
+    unanswered: Arc<AtomicUsize>,
     buffers: Buffers,
     pub(super) counters: DiskCounters,
 }
@@ -138,7 +149,8 @@ impl Disk {
             table,
             slots,
             block_bytes,
-            reads: Semaphore::new(reads_max()),
+            reads: Arc::new(Semaphore::new(reads_max())),
+            unanswered: Arc::default(),
             buffers: Buffers::default(),
             counters: DiskCounters::default(),
         })
@@ -169,6 +181,19 @@ impl Disk {
         (self.slots.len(), self.slots.bad())
     }
 
+    /// Returns how many reads the disk has not answered in time, and not since.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// Has the disk answer nothing until what is returned is dropped.
+    #[cfg(test)]
+    pub(super) async fn hang(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let turns = u32::try_from(reads_max()).unwrap();
+        let reads = Arc::clone(&self.reads);
+        reads.acquire_many_owned(turns).await.unwrap()
+    }
+
     /// Tells the kernel that a block will be read soon.
     pub(super) fn will_need(&self, slot: &Slot) {
         self.advise(self.offset(slot.record.slot), slot.record.len.into());
@@ -185,7 +210,7 @@ impl Disk {
     /// says that they were asked for so.
     ///
     /// # Errors
-    /// [`BlockError`]; the block is gone then.
+    /// [`BlockError`]; the block is gone then, unless the disk hangs.
     pub(super) async fn read(
         self: &Arc<Self>,
         slot: &Arc<Slot>,
@@ -196,21 +221,12 @@ impl Disk {
         let mut bytes = self.buffers.get((units.end - units.start) as usize);
         let at = self.offset(slot.record.slot) + u64::from(units.start);
         let soon = soon.map(|soon| soon.min(slot.record.len).saturating_sub(units.start));
+        if self.unanswered() > 0 {
+            return Err(BlockError::Hangs);
+        }
         let mut read = self.read_cached(bytes.as_mut(), at);
         if matches!(read, Ok(done) if done < bytes.as_ref().len()) {
-            let _turn = match soon {
-                Some(_) => self.reads.acquire().await.ok(),
-                None => None,
-            };
-            let disk = Arc::clone(self);
-            let blocking = tokio::task::spawn_blocking(move || {
-                if let Some(soon) = soon {
-                    disk.advise(at, soon.into());
-                }
-                let read = disk.blocks.read_exact_at(bytes.as_mut(), at);
-                (bytes, read)
-            });
-            let done = blocking.await.map_err(io::Error::other)?;
+            let done = self.read_waiting(bytes, at, soon).await?;
             bytes = done.0;
             read = done.1.map(|()| bytes.as_ref().len());
         }
@@ -225,6 +241,45 @@ impl Disk {
         };
         self.drop_failed(slot, outcome.as_ref().err());
         outcome
+    }
+
+    /// Reads on a thread that may block, for as long as anybody can wait for it.
+    async fn read_waiting(
+        self: &Arc<Self>,
+        mut bytes: Buffer,
+        at: u64,
+        soon: Option<u32>,
+    ) -> Result<(Buffer, io::Result<()>), BlockError> {
+        let disk = Arc::clone(self);
+        let mut reading = Box::pin(async move {
+            let turn = match soon {
+                Some(_) => Arc::clone(&disk.reads).acquire_owned().await.ok(),
+                None => None,
+            };
+            let blocking = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                if let Some(soon) = soon {
+                    disk.advise(at, soon.into());
+                }
+                let read = disk.blocks.read_exact_at(bytes.as_mut(), at);
+                (bytes, read)
+            });
+            blocking.await.map_err(io::Error::other)
+        });
+        match tokio::time::timeout(ANSWER_MAX, &mut reading).await {
+            Ok(done) => Ok(done?),
+            Err(_) => {
+                self.counters.errors.fetch_add(1, Ordering::Relaxed);
+                let unanswered = Arc::clone(&self.unanswered);
+                unanswered.fetch_add(1, Ordering::Relaxed);
+                // Nothing can end it.
+                tokio::spawn(async move {
+                    drop(reading.await);
+                    unanswered.fetch_sub(1, Ordering::Relaxed);
+                });
+                Err(BlockError::Hangs)
+            }
+        }
     }
 
     /// Reads what the page cache has, so that what it has needs no thread.

@@ -185,6 +185,11 @@ impl Member {
             "Failed reads and writes",
             value(&counters.errors),
         );
+        page.gauge(
+            "disk_unanswered_reads",
+            "Reads that the disk has not answered",
+            disk.unanswered() as u64,
+        );
         page.counter(
             "disk_unstored_total",
             "Blocks not stored",

@@ -304,7 +304,7 @@ async fn slots_that_cannot_be_written_are_tried_again_later() {
     slots.give_back_bad(first);
     slots.give_back_bad(second);
     assert_eq!((slots.take(|| {}), slots.bad()), (None, 2));
-    tokio::time::advance(std::time::Duration::from_secs(10)).await;
+    tokio::time::advance(Duration::from_secs(10)).await;
     assert!(slots.take(|| {}).is_some());
     assert_eq!((slots.take(|| {}), slots.bad()), (None, 1), "one at a time");
 }

@@ -155,3 +155,33 @@ async fn writes_that_never_arrive_are_no_wrong_bytes() {
         + disk.counters.errors.load(Ordering::Relaxed);
     assert!(lost > 0, "none was lost");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_is_passed_by_until_it_answers() {
+    let folder = TempDir::new().unwrap();
+    let lab = Lab::disk(&folder, BLOCKS);
+    let name = on_disk(&lab, BLOCKS).await;
+    lab.empty_memory();
+    assert!(forget_pages(&folder));
+    let disk = lab.cache.disk().unwrap();
+    let gets = || lab.cache.metrics.origin_gets.get();
+    let before = gets();
+    let hanging = disk.hang().await;
+    for block in 0..BLOCKS {
+        let range = block * BLOCK_U64..(block + 1) * BLOCK_U64;
+        assert!(lab.read(&name, range.clone()).await.unwrap() == part_of(1, range));
+    }
+    // A read that must not wait may find what it has the kernel read. The first that waits is the last.
+    assert_eq!(disk.unanswered(), 1);
+    let asked = gets();
+    assert!(asked > before + BLOCKS / 2, "{before} and {asked}");
+    drop(hanging);
+    while disk.unanswered() > 0 {
+        tokio::task::yield_now().await;
+    }
+    lab.landed().await;
+    lab.empty_memory();
+    let all = lab.read(&name, 0..BLOCKS * BLOCK_U64).await.unwrap();
+    assert!(all == part_of(1, 0..BLOCKS * BLOCK_U64));
+    assert_eq!(gets(), asked, "all is still there");
+}
