@@ -2,7 +2,9 @@
 //!
 //! Files that are read together were mostly written together. For each frame that is read for the
 //! first time, the frames around it in its pack that were read before are counted, and as many
-//! following frames (half as many before, when it was not there yet) are fetched. What this costs
+//! following frames (half as many before, when it was not there yet) are fetched. Those that were
+//! read while it was known what would be read are not counted: whoever knew did not name the
+//! frames around them. What this costs
 //! is bounded: bytes that were fetched ahead and not read are at most a given share of those that
 //! were read, plus a fixed amount. `docs/FORMAT.md` has the measurements.
 
@@ -37,8 +39,10 @@ pub(super) struct ReadAhead {
 
 #[derive(Debug, Default)]
 struct State {
-    /// One bit for each frame that was read.
-    read: HashMap<u32, Vec<u64>>,
+    /// The frames that were read.
+    read: Frames,
+    /// Those of them that were read while it was known what would be.
+    foretold: Frames,
     /// Frames fetched ahead that nobody has read, with their stored bytes.
     unread: HashMap<FrameKey, u32>,
     unread_bytes: u64,
@@ -84,8 +88,11 @@ impl ReadAhead {
     /// what to fetch ahead. Of a frame that was read before this is nothing.
     pub(super) fn note(&self, (pack, frame): FrameKey, missing: bool) -> Option<Candidates> {
         let mut state = self.state();
-        if !state.mark(pack, frame) {
+        if !state.read.insert(pack, frame) {
             return None;
+        }
+        if self.is_off() {
+            state.foretold.insert(pack, frame);
         }
         if let Some(bytes) = state.unread.remove(&(pack, frame)) {
             state.unread_bytes = state.unread_bytes.saturating_sub(bytes.into());
@@ -94,9 +101,10 @@ impl ReadAhead {
         if self.is_off() {
             return None;
         }
-        let read = state.read.get(&pack)?;
+        let is_read = |frame| state.read.contains(pack, frame);
+        let counts = |frame| is_read(frame) && !state.foretold.contains(pack, frame);
         let around = frame.saturating_sub(NEAR_FRAMES)..=frame.saturating_add(NEAR_FRAMES);
-        let near = around.filter(|near| bit(read, *near)).count();
+        let near = around.filter(|near| counts(*near)).count();
         let near = u32::try_from(near).unwrap_or(WINDOW_FRAMES_MAX);
         let ahead = near.min(WINDOW_FRAMES_MAX);
         let behind = if missing { ahead / 2 } else { 0 };
@@ -104,7 +112,7 @@ impl ReadAhead {
         let preceding = (1..=behind).filter_map(|n| frame.checked_sub(n));
         let frames: Vec<u32> = following
             .chain(preceding)
-            .filter(|candidate| !bit(read, *candidate))
+            .filter(|candidate| !is_read(*candidate))
             .filter(|candidate| !state.unread.contains_key(&(pack, *candidate)))
             .collect();
         (!frames.is_empty()).then_some(Candidates { pack, frames })
@@ -118,7 +126,7 @@ impl ReadAhead {
     /// Asks whether a frame may be fetched ahead, and if so counts it as unread.
     pub(super) fn admit(&self, key: FrameKey, stored_bytes: u32) -> bool {
         let mut state = self.state();
-        if bit_of(&state.read, key) {
+        if state.read.contains(key.0, key.1) {
             return false;
         }
         let limit = UNREAD_BYTES_MIN + state.read_bytes * self.unread_percent_max / 100;
@@ -134,24 +142,6 @@ impl ReadAhead {
 }
 
 impl State {
-    /// Marks a frame as read. `false` when it was before.
-    fn mark(&mut self, pack: u32, frame: u32) -> bool {
-        if frame >= FRAMES_MAX {
-            return false;
-        }
-        if self.read.len() >= PACKS_MAX && !self.read.contains_key(&pack) {
-            self.read.clear();
-        }
-        let bits = self.read.entry(pack).or_default();
-        let (word, mask) = place(frame);
-        if bits.len() <= word {
-            bits.resize(word + 1, 0);
-        }
-        let new = bits[word] & mask == 0;
-        bits[word] |= mask;
-        new
-    }
-
     fn count_read(&mut self, stored_bytes: u32) {
         self.read_bytes += u64::from(stored_bytes);
         if self.read_bytes > READ_BYTES_MAX {
@@ -163,17 +153,38 @@ impl State {
     }
 }
 
+/// Some frames of each pack, a bit for each.
+#[derive(Debug, Default)]
+struct Frames(HashMap<u32, Vec<u64>>);
+
+impl Frames {
+    /// Adds a frame. `false` when it was there, or cannot be remembered.
+    fn insert(&mut self, pack: u32, frame: u32) -> bool {
+        if frame >= FRAMES_MAX {
+            return false;
+        }
+        if self.0.len() >= PACKS_MAX && !self.0.contains_key(&pack) {
+            self.0.clear();
+        }
+        let bits = self.0.entry(pack).or_default();
+        let (word, mask) = place(frame);
+        if bits.len() <= word {
+            bits.resize(word + 1, 0);
+        }
+        let new = bits[word] & mask == 0;
+        bits[word] |= mask;
+        new
+    }
+
+    fn contains(&self, pack: u32, frame: u32) -> bool {
+        let (word, mask) = place(frame);
+        let word = self.0.get(&pack).and_then(|bits| bits.get(word));
+        word.is_some_and(|word| word & mask != 0)
+    }
+}
+
 const fn place(frame: u32) -> (usize, u64) {
     ((frame / 64) as usize, 1 << (frame % 64))
-}
-
-fn bit(bits: &[u64], frame: u32) -> bool {
-    let (word, mask) = place(frame);
-    bits.get(word).is_some_and(|word| word & mask != 0)
-}
-
-fn bit_of(read: &HashMap<u32, Vec<u64>>, (pack, frame): FrameKey) -> bool {
-    read.get(&pack).is_some_and(|bits| bit(bits, frame))
 }
 
 #[cfg(test)]
@@ -231,6 +242,8 @@ mod tests {
         assert_eq!(ahead.note((0, 0), true), None);
         assert_eq!(admitted(&ahead, 0), 0);
         ahead.resume();
-        assert_eq!(frames(ahead.note((0, 1), true)), [2, 3], "reads were noted");
+        assert_eq!(frames(ahead.note((0, 1), true)), [2], "0 was foretold");
+        assert_eq!(frames(ahead.note((0, 3), true)), [4, 5, 2]);
+        assert!(!ahead.admit((0, 0), 1), "it was read");
     }
 }
