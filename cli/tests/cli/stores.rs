@@ -16,9 +16,6 @@ const BUSY: i32 = 11;
 const CORRUPT: i32 = 12;
 const EIO: i32 = 5;
 const FILE_BYTES: usize = 3 << 20;
-/// Reads that may fail with fetches that were begun while the store was dead: one for each part of the
-/// large file that the kernel asks for by itself.
-const RECOVERS_AFTER_MAX: usize = FILE_BYTES / (256 << 10);
 
 /// Bytes that differ from place to place, so that no part of them can stand in for another.
 fn body() -> Vec<u8> {
@@ -209,13 +206,6 @@ fn dead_origin(endpoint: &str, mode: &str) {
     let error = late.join().unwrap().unwrap_err();
     assert_eq!(error.raw_os_error(), Some(EIO), "{mode}: {error}");
     proxy.dead.store(false, Ordering::Relaxed);
-    // Who reads while a fetch from before is under way shares its answer.
-    for _ in 0..RECOVERS_AFTER_MAX {
-        match std::fs::read(mount.join("large")) {
-            Ok(_) => break,
-            Err(error) => assert_eq!(error.raw_os_error(), Some(EIO), "{mode}: {error}"),
-        }
-    }
     read_both(&mount);
     on(&["umount", mount.to_str().unwrap()]);
 }
