@@ -7,8 +7,11 @@
 //! Every object is written by one PUT. The largest are packs of 64 MiB, far below the 5 GB that S3
 //! takes at once, and one PUT is what makes an object appear wholly or not at all.
 
+mod patience;
+
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
@@ -21,6 +24,8 @@ use object_store::{
 };
 
 use super::{BlobStore, Key, ObjectInfo, StoreError, Version, check_prefix};
+use crate::Clock;
+use patience::Patience;
 
 /// S3's answer (with status 409) to a conditional PUT that met another one under way: nothing was
 /// decided, the caller should try again.
@@ -35,6 +40,7 @@ const END_MAX: u64 = i64::MAX.unsigned_abs();
 #[derive(Debug)]
 pub struct ObjectBackend {
     store: PrefixStore<Arc<dyn ObjectStore>>,
+    patience: Option<Patience>,
 }
 
 impl ObjectBackend {
@@ -46,7 +52,18 @@ impl ObjectBackend {
         check_prefix(prefix)?;
         Ok(Self {
             store: PrefixStore::new(store, path(prefix)?),
+            patience: None,
         })
+    }
+
+    /// Waits in vain for no more than a part of `deadline`, which a call may take. A request for bytes
+    /// or a size that nobody answers is made again, after 2 seconds or an eighth of it and then each
+    /// time after twice the time before; at most two of a call are under way. An answer that has begun
+    /// is awaited, however slow, unless nothing of it comes for a quarter of `deadline`: that is an
+    /// error, which may pass.
+    pub fn with_deadline(mut self, clock: Arc<dyn Clock>, deadline: Duration) -> Self {
+        self.patience = Some(Patience::new(clock, deadline));
+        self
     }
 
     /// Makes an empty store in memory.
@@ -54,7 +71,58 @@ impl ObjectBackend {
         let store: Arc<dyn ObjectStore> = Arc::new(object_store::memory::InMemory::new());
         Self {
             store: PrefixStore::new(store, Path::ROOT),
+            patience: None,
         }
+    }
+
+    /// Asks for an object, as often as it takes to be answered.
+    async fn ask(
+        &self,
+        key: &Key,
+        options: GetOptions,
+    ) -> Result<object_store::Result<GetResult>, StoreError> {
+        let location = path(key.as_str())?;
+        let ask = || self.store.get_opts(&location, options.clone());
+        Ok(match &self.patience {
+            Some(patience) => patience.answer(ask).await,
+            None => ask().await,
+        })
+    }
+
+    /// Reads a body of exactly `expected` bytes. A body of any other length was cut off on the
+    /// way, as its length was announced; that may pass.
+    async fn collect(
+        &self,
+        call: Call<'_>,
+        result: GetResult,
+        expected: u64,
+    ) -> Result<Bytes, StoreError> {
+        let mut body = result.into_stream();
+        let mut parts = Vec::new();
+        let mut actual = 0_u64;
+        loop {
+            let next = match &self.patience {
+                Some(patience) => patience.part(body.try_next()).await,
+                None => Some(body.try_next().await),
+            };
+            let Some(next) = next else {
+                let cause = format!("nothing comes after {actual} of {expected} bytes");
+                return Err(StoreError::unavailable(call.verb, call.key, cause));
+            };
+            let Some(part) = next.map_err(|error| call.error(error))? else {
+                break;
+            };
+            actual += part.len() as u64;
+            if actual > expected {
+                break;
+            }
+            parts.push(part);
+        }
+        if actual != expected {
+            let cause = format!("body has {actual} bytes where {expected} were announced");
+            return Err(StoreError::unavailable(call.verb, call.key, cause));
+        }
+        Ok(join(parts))
     }
 
     async fn write(
@@ -85,17 +153,14 @@ impl ObjectBackend {
 impl BlobStore for ObjectBackend {
     async fn get(&self, key: &Key, limit_bytes: u64) -> Result<(Bytes, Version), StoreError> {
         let call = Call { verb: "get", key };
-        let result = self
-            .store
-            .get(&path(key.as_str())?)
-            .await
-            .map_err(|e| call.error(e))?;
+        let result = self.ask(key, GetOptions::new()).await?;
+        let result = result.map_err(|e| call.error(e))?;
         let actual = result.meta.size;
         if actual > limit_bytes {
             return Err(call.size(limit_bytes, actual));
         }
         let version = to_version(result.meta.e_tag.clone(), result.meta.version.clone());
-        Ok((call.collect(result, actual).await?, version))
+        Ok((self.collect(call, result, actual).await?, version))
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
@@ -107,9 +172,9 @@ impl BlobStore for ObjectBackend {
             key,
         };
         let options = GetOptions::new().with_range(Some(GetRange::Bounded(range.clone())));
-        match self.store.get_opts(&path(key.as_str())?, options).await {
+        match self.ask(key, options).await? {
             Ok(result) if result.range == range => {
-                call.collect(result, range.end - range.start).await
+                self.collect(call, result, range.end - range.start).await
             }
             Ok(result) => Err(call.size(range.end, result.meta.size)),
             // A range that starts past the end is an error without a kind of its own.
@@ -129,14 +194,14 @@ impl BlobStore for ObjectBackend {
         // One byte at least: HTTP has no empty ranges. And no end that a server may fail to parse.
         let asked = range.start..range.end.min(END_MAX).max(range.start.saturating_add(1));
         let options = GetOptions::new().with_range(Some(GetRange::Bounded(asked.clone())));
-        match self.store.get_opts(&path(key.as_str())?, options).await {
+        match self.ask(key, options).await? {
             Ok(result) => {
                 let (given, actual) = (result.range.clone(), result.meta.size);
                 if given.start != asked.start || given.end != asked.end.min(actual) {
                     let cause = format!("bytes {given:?} of {actual} came for {asked:?}");
                     return Err(StoreError::unavailable(call.verb, key, cause));
                 }
-                let mut body = call.collect(result, given.end - given.start).await?;
+                let mut body = self.collect(call, result, given.end - given.start).await?;
                 if range.is_empty() {
                     body.clear();
                 }
@@ -156,8 +221,8 @@ impl BlobStore for ObjectBackend {
             verb: "get size of",
             key,
         };
-        let meta = self.store.head(&path(key.as_str())?).await;
-        Ok(meta.map_err(|error| call.error(error))?.size)
+        let answer = self.ask(key, GetOptions::new().with_head(true)).await?;
+        Ok(answer.map_err(|error| call.error(error))?.meta.size)
     }
 
     async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
@@ -246,26 +311,6 @@ impl Call<'_> {
             expected,
             actual,
         }
-    }
-
-    /// Reads a body of exactly `expected` bytes. A body of any other length was cut off on the
-    /// way, as its length was announced; that may pass.
-    async fn collect(self, result: GetResult, expected: u64) -> Result<Bytes, StoreError> {
-        let mut body = result.into_stream();
-        let mut parts = Vec::new();
-        let mut actual = 0_u64;
-        while let Some(part) = body.try_next().await.map_err(|error| self.error(error))? {
-            actual += part.len() as u64;
-            if actual > expected {
-                break;
-            }
-            parts.push(part);
-        }
-        if actual != expected {
-            let cause = format!("body has {actual} bytes where {expected} were announced");
-            return Err(StoreError::unavailable(self.verb, self.key, cause));
-        }
-        Ok(join(parts))
     }
 }
 

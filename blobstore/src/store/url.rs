@@ -268,7 +268,8 @@ pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn BlobStore>
             };
             let client =
                 client.map_err(|error| StoreError::Unsupported(format!("open {url}: {error}")))?;
-            Arc::new(ObjectBackend::new(client, prefix)?)
+            let client = ObjectBackend::new(client, prefix)?;
+            Arc::new(client.with_deadline(Arc::clone(&options.clock), options.retry.deadline))
         }
     };
     let clock = || Arc::clone(&options.clock);

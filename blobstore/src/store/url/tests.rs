@@ -1,3 +1,8 @@
+use std::future::pending;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
 use super::*;
 use crate::Key;
 use crate::testing::TokioClock;
@@ -122,4 +127,78 @@ async fn a_directory_is_created_and_keeps_what_was_stored() {
         &options(&[]),
     )
     .unwrap_err();
+}
+
+/// What a server does with a request.
+#[derive(Clone, Copy)]
+enum Does {
+    /// Keeps the connection and says nothing.
+    Nothing,
+    /// Sends half of the body and says no more.
+    Half,
+    /// Answers.
+    All,
+}
+
+/// Starts a server with one object of 4 bytes, which does `first` with the first request and answers
+/// all others. Returns a store there whose calls may take 8 seconds and `attempts` attempts.
+async fn stumbling(first: Does, attempts: u32) -> Arc<dyn BlobStore> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut does = first;
+        loop {
+            let (connection, _) = listener.accept().await.unwrap();
+            tokio::spawn(serve(connection, does));
+            does = Does::All;
+        }
+    });
+    let mut options = options(&[
+        ("AWS_ENDPOINT_URL", endpoint.as_str()),
+        ("AWS_ACCESS_KEY_ID", "id"),
+        ("AWS_SECRET_ACCESS_KEY", "key"),
+        ("AWS_REGION", "r"),
+    ]);
+    options.retry.deadline = Duration::from_secs(8);
+    options.retry.attempts_max = attempts;
+    open(&"s3://bucket".parse().unwrap(), &options).unwrap()
+}
+
+/// Serves the one request of a connection, and keeps it open.
+async fn serve(mut connection: TcpStream, does: Does) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(connection.read_u8().await.unwrap());
+    }
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nETag: \"e\"\r\n\
+                Last-Modified: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n";
+    let answer = match does {
+        Does::Nothing => String::new(),
+        Does::Half => format!("{head}bo"),
+        Does::All => format!("{head}body"),
+    };
+    connection.write_all(answer.as_bytes()).await.unwrap();
+    pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_answers_is_made_again() {
+    let store = stumbling(Does::Nothing, 1).await;
+    let (body, _) = store.get(&Key::new("k").unwrap(), 4).await.unwrap();
+    assert_eq!(body, "body");
+}
+
+#[tokio::test]
+async fn a_body_that_stops_in_the_middle_is_an_error_that_may_pass() {
+    let key = Key::new("k").unwrap();
+    let once = stumbling(Does::Half, 1).await;
+    let error = once.get(&key, 4).await.unwrap_err();
+    assert!(error.is_retryable());
+    let error = error.to_string();
+    assert!(
+        error.contains("nothing comes after 2 of 4 bytes"),
+        "{error}"
+    );
+    let twice = stumbling(Does::Half, 2).await;
+    assert_eq!(twice.get(&key, 4).await.unwrap().0, "body");
 }
