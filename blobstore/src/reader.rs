@@ -1,8 +1,9 @@
 //! Reading chunks, trees and chunk lists, from the nearest tier that has them.
 //!
-//! One fetch per frame, however many readers wait for it, and they share its error too. What
-//! fails its hash in one tier is asked of the next; what fails everywhere is
-//! [`ReadError::Corrupt`], never wrong bytes. Recently used frames and trees stay in memory.
+//! One fetch per frame, however many readers wait for it. They share its error too, unless it may
+//! have passed since the fetch began. What fails its hash in one tier is asked of the next; what
+//! fails everywhere is [`ReadError::Corrupt`], never wrong bytes. Recently used frames and trees stay
+//! in memory.
 //!
 //! Frames come ahead of their readers in two ways: [`Reader::prefetch`] when it is known what will
 //! be read, and around what is read when it is not (see [`read_ahead`]).
@@ -32,7 +33,7 @@ use crate::{
     IndexError, KeptItems, Location, PackLoader, StoreError, Tier, Tree, TreeError, TreeId,
     UnverifiedBytes,
 };
-use fetch::Shared;
+use fetch::{Fetched, Shared};
 use flight::SingleFlight;
 use read_ahead::ReadAhead;
 use recent::Recent;
@@ -114,6 +115,20 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// Tells whether a store or a network is to blame that did not answer, so that the same read may
+    /// succeed now.
+    pub fn may_have_passed(&self) -> bool {
+        match self {
+            Self::Unavailable { source, .. } => source.is_retryable(),
+            Self::Catalog { source, .. } => match &**source {
+                CatalogError::Store(error) => error.is_retryable(),
+                CatalogError::Waited { .. } => true,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// Tells whether the last tier has not got the pack.
     fn is_of_missing_pack(&self) -> bool {
         matches!(self, Self::Unavailable { source, .. } if matches!(**source, StoreError::NotFound(_)))
@@ -412,8 +427,11 @@ impl Reader {
                 let shared = Arc::clone(&self.shared);
                 let fetch = async move { shared.fetch(key, pack, entry).await };
                 let landed = || self.shared.get(key).map(Ok);
+                let passed =
+                    |fetched: &Fetched| fetched.as_ref().is_err_and(ReadError::may_have_passed);
                 let stopped = || Err(ReadError::Stopped(kind.to_string()));
-                self.shared.flights.run(key, landed, fetch, stopped).await?
+                let flights = &self.shared.flights;
+                flights.run(key, landed, fetch, passed, stopped).await?
             }
         };
         frame

@@ -73,7 +73,7 @@ use local::{Local, Locals, off_reactor, read_file};
 use names::Names;
 use partial::Partial;
 use quota::Quota;
-use single_flight::{Flight, SingleFlight};
+use single_flight::{Joined, SingleFlight};
 
 /// Chunks that are fetched or written at once, each of at most 1 MiB.
 const FETCHES_MAX: usize = 64;
@@ -293,13 +293,16 @@ impl NodeCache {
     }
 
     /// Opens what the node has of a content, and begins a file for a larger one.
-    fn open_local(&self, content: ContentId, size_bytes: u64) -> Flight<Result<Local, ReadError>> {
-        let stopped = Err(ReadError::Stopped(content.to_string()));
-        let inner = Arc::clone(&self.inner);
-        self.opening
-            .join(content, &self.tasks, stopped, |answer| async move {
-                answer.send(inner.open_local(content, size_bytes).await);
-            })
+    async fn open_local(&self, content: ContentId, size_bytes: u64) -> Result<Local, ReadError> {
+        let join = || {
+            let stopped = Err(ReadError::Stopped(content.to_string()));
+            let inner = Arc::clone(&self.inner);
+            self.opening
+                .join(content, &self.tasks, stopped, |answer| async move {
+                    answer.send(inner.open_local(content, size_bytes).await);
+                })
+        };
+        join().answer(join).await
     }
 
     /// Reads a range of which something must be fetched.
@@ -339,27 +342,41 @@ impl NodeCache {
     }
 
     /// Fetches a content of one chunk into the store at least, as nobody but the first says where.
-    fn fetch_small(
+    async fn fetch_small(
         &self,
         content: ContentId,
         size_bytes: u64,
         layers: Layers,
-    ) -> Flight<Result<Bytes, ReadError>> {
-        let stopped = Err(ReadError::Stopped(content.to_string()));
-        let inner = Arc::clone(&self.inner);
-        self.flights
-            .join((content, 0), &self.tasks, stopped, |answer| {
-                let fetch = inner.fetch_small(content, size_bytes, layers, answer);
-                fetch.instrument(fetch_span(content, 0))
-            })
+    ) -> Result<Bytes, ReadError> {
+        let join = || {
+            let stopped = Err(ReadError::Stopped(content.to_string()));
+            let inner = Arc::clone(&self.inner);
+            self.flights
+                .join((content, 0), &self.tasks, stopped, |answer| {
+                    let fetch = inner.fetch_small(content, size_bytes, layers, answer);
+                    fetch.instrument(fetch_span(content, 0))
+                })
+        };
+        join().answer(join).await
     }
 
-    fn fetch_chunk(
+    async fn fetch_chunk(
         &self,
         content: ContentId,
         partial: &Arc<Partial>,
         index: usize,
-    ) -> Flight<Result<Bytes, ReadError>> {
+    ) -> Result<Bytes, ReadError> {
+        let join = || self.begin_chunk(content, partial, index);
+        join().answer(join).await
+    }
+
+    /// Begins to fetch a chunk, unless that is under way.
+    fn begin_chunk(
+        &self,
+        content: ContentId,
+        partial: &Arc<Partial>,
+        index: usize,
+    ) -> Joined<Result<Bytes, ReadError>> {
         let stopped = Err(ReadError::Stopped(content.to_string()));
         let (inner, partial) = (Arc::clone(&self.inner), Arc::clone(partial));
         self.flights
@@ -417,7 +434,7 @@ impl NodeCache {
             if self.inner.fetches.available_permits() <= READ_AHEAD_SPARE {
                 return;
             }
-            drop(self.fetch_chunk(content, partial, index));
+            drop(self.begin_chunk(content, partial, index));
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Single flight: one run of a piece of work for all who want its result at the same time.
 //!
-//! A run is either a reader's own, whose result (also a failure) all who wait share, or one that
-//! was announced ahead of any reader. An announced run that fails says nothing: those who wait
-//! for it start a run of their own.
+//! A run is either a reader's own, whose result all who wait share, or one that was announced ahead
+//! of any reader. An announced run that fails says nothing: those who wait for it start a run of
+//! their own. Neither does one that failed for a reason that may have passed since it began: those
+//! who came later take part in one more, whose result is theirs whatever it is.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -69,19 +70,22 @@ where
 {
     /// Returns the result of `work`, or of the run for `key` that is under way, or what `landed`
     /// finds to have ended just before. The work runs as a task of its own: a caller that gives
-    /// up does not stop it for the others. `stopped` is returned when the task ended without a
-    /// result, by a panic or at shut-down.
+    /// up does not stop it for the others. `may_have_passed` says so of a failure. `stopped` is
+    /// returned when the task ended without a result, by a panic or at shut-down.
     pub(super) async fn run(
         &self,
         key: K,
         landed: impl Fn() -> Option<T>,
         work: impl Future<Output = T> + Send + 'static,
+        may_have_passed: impl Fn(&T) -> bool,
         stopped: impl FnOnce() -> T,
     ) -> T {
+        let mut was_late = false;
         loop {
             match self.enter(key, &landed) {
                 Entered::Landed(value) => return value,
                 Entered::Joined { result, announced } => match wait(result).await {
+                    Some(value) if !was_late && may_have_passed(&value) => was_late = true,
                     Some(value) => return value,
                     None if announced => {}
                     None => return stopped(),

@@ -7,11 +7,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use nacre_blobstore::ReadError;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-/// A wait that others may share. Dropping it does not stop the work.
-pub(super) type Flight<V> = Shared<BoxFuture<'static, V>>;
+/// A wait that others may share.
+type Flight<V> = Shared<BoxFuture<'static, V>>;
+
+/// A place in a flight. Dropping it does not stop the work.
+pub(super) struct Joined<V> {
+    flight: Flight<V>,
+    /// Whether the work was under way before.
+    is_late: bool,
+}
+
+impl<T: Clone> Joined<Result<T, ReadError>> {
+    /// Waits for the answer. Where work that was under way before fails for a reason that may have
+    /// passed since, that says nothing of now: the answer is that of the flight that is joined
+    /// `again`.
+    pub(super) async fn answer(self, again: impl FnOnce() -> Self) -> Result<T, ReadError> {
+        match self.flight.await {
+            Err(error) if self.is_late && error.may_have_passed() => again().flight.await,
+            answer => answer,
+        }
+    }
+}
 
 /// Work under way, by key.
 pub(super) struct SingleFlight<K, V> {
@@ -51,10 +71,13 @@ impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Sin
         tasks: &TaskTracker,
         stopped: V,
         start: impl FnOnce(Answer<K, V>) -> F,
-    ) -> Flight<V> {
+    ) -> Joined<V> {
         let mut flights = self.lock();
         if let Some((flight, _)) = flights.get(&key) {
-            return flight.clone();
+            return Joined {
+                flight: flight.clone(),
+                is_late: true,
+            };
         }
         let (sender, answered) = oneshot::channel();
         let flight = answered
@@ -82,7 +105,10 @@ impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Sin
             work.await;
             drop(landing);
         }));
-        flight
+        Joined {
+            flight,
+            is_late: false,
+        }
     }
 
     /// Waits for the end of the work of `key`, which comes after its answer.
@@ -148,22 +174,46 @@ impl<K: Eq + Hash, V> Drop for Landing<K, V> {
 
 #[cfg(test)]
 mod tests {
+    use nacre_blobstore::{Key, StoreError};
     use tokio::sync::Semaphore;
 
     use super::*;
 
+    type Answered = Result<u8, ReadError>;
+
     /// Joins a flight whose task answers with `answer` and goes on until `end` has a permit.
     fn join(
-        flights: &Arc<SingleFlight<u8, Result<u8, u8>>>,
+        flights: &Arc<SingleFlight<u8, Answered>>,
         tasks: &TaskTracker,
         end: &Arc<Semaphore>,
-        answer: Result<u8, u8>,
-    ) -> Flight<Result<u8, u8>> {
+        answer: Answered,
+    ) -> Flight<Answered> {
         let end = Arc::clone(end);
-        flights.join(1, tasks, Err(0), |to| async move {
+        let stopped = ReadError::Stopped(String::new());
+        let joined = flights.join(1, tasks, Err(stopped), |to| async move {
             to.send(answer);
             end.acquire().await.unwrap().forget();
-        })
+        });
+        joined.flight
+    }
+
+    fn corrupt() -> ReadError {
+        ReadError::Corrupt {
+            what: String::new(),
+            reason: String::new(),
+        }
+    }
+
+    fn unavailable() -> ReadError {
+        let source = StoreError::TimedOut {
+            operation: "get",
+            key: Key::new("k").unwrap(),
+            seconds: 1,
+        };
+        ReadError::Unavailable {
+            what: String::new(),
+            source: Arc::new(source),
+        }
     }
 
     #[tokio::test]
@@ -171,25 +221,54 @@ mod tests {
         let (flights, tasks) = (Arc::default(), TaskTracker::new());
         let end = Arc::new(Semaphore::new(0));
         let joined = |answer| join(&flights, &tasks, &end, answer);
-        assert_eq!(joined(Err(1)).await, Err(1));
-        assert_eq!(joined(Err(2)).await, Err(2), "the first was told");
-        assert_eq!(joined(Ok(3)).await, Ok(3));
-        assert_eq!(joined(Ok(4)).await, Ok(3), "it goes on");
+        joined(Err(corrupt())).await.unwrap_err();
+        let second = joined(Err(unavailable())).await;
+        let second = second.unwrap_err();
+        assert!(second.may_have_passed(), "the first was told: {second}");
+        assert_eq!(joined(Ok(3)).await.unwrap(), 3);
+        assert_eq!(joined(Ok(4)).await.unwrap(), 3, "it goes on");
         // The ends of those that failed leave the one alone that is under way.
         end.add_permits(2);
         while tasks.len() > 1 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(joined(Ok(4)).await, Ok(3));
+        assert_eq!(joined(Ok(4)).await.unwrap(), 3);
         end.add_permits(1);
         flights.landed(1).await;
-        assert_eq!(joined(Ok(5)).await, Ok(5));
+        assert_eq!(joined(Ok(5)).await.unwrap(), 5);
+    }
+
+    /// Has two wait for work that fails with `error`, and returns what they are told. Work that is
+    /// begun after that succeeds.
+    async fn share(error: ReadError) -> (Answered, Answered) {
+        let (flights, tasks) = (Arc::<SingleFlight<u8, _>>::default(), TaskTracker::new());
+        let start = |answer: Answered| {
+            flights.join(1, &tasks, Err(corrupt()), |to| async move {
+                tokio::task::yield_now().await;
+                to.send(answer);
+            })
+        };
+        let (first, second) = (start(Err(error)), start(Ok(2)));
+        let first = first.answer(|| panic!("it began the work")).await;
+        (first, second.answer(|| start(Ok(3))).await)
+    }
+
+    #[tokio::test]
+    async fn who_came_after_the_start_is_not_told_what_may_have_passed() {
+        let (first, second) = share(unavailable()).await;
+        assert!(first.unwrap_err().may_have_passed());
+        assert_eq!(second.unwrap(), 3);
+        let (first, second) = share(corrupt()).await;
+        assert!(matches!(first, Err(ReadError::Corrupt { .. })));
+        assert!(matches!(second, Err(ReadError::Corrupt { .. })));
     }
 
     #[tokio::test]
     async fn a_task_without_an_answer_is_told() {
         let (flights, tasks) = (Arc::<SingleFlight<u8, _>>::default(), TaskTracker::new());
-        let joined = flights.join(1, &tasks, Err::<u8, u8>(7), |to| async move { drop(to) });
-        assert_eq!(joined.await, Err(7));
+        let stopped: Answered = Err(ReadError::Stopped("told".into()));
+        let joined = flights.join(1, &tasks, stopped, |to| async move { drop(to) });
+        let answer = joined.flight.await;
+        assert!(matches!(answer, Err(ReadError::Stopped(why)) if why == "told"));
     }
 }
