@@ -57,14 +57,16 @@ pub(super) async fn serve(
     Ok(())
 }
 
-/// Makes the socket, with `former` as another name of it. What is there was left by a dead daemon.
+/// Makes the socket, with `former` as another name of it, in the same folder. What is there was left
+/// by a dead daemon.
 pub(super) fn bind(socket: &Path, former: &Path) -> Result<UnixListener, ContainerdError> {
     let make = || {
         remove(socket)?;
         let listener = UnixListener::bind(socket)?;
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
         remove(former)?;
-        std::os::unix::fs::symlink(socket, former)?;
+        // Not its path, which can be relative, to another folder than this one.
+        std::os::unix::fs::symlink(socket.file_name().unwrap_or_default(), former)?;
         Ok(listener)
     };
     make().map_err(|source| ContainerdError::Socket {
@@ -97,6 +99,7 @@ mod tests {
                 listener.accept().await.unwrap();
             }
         }
+        assert_eq!(std::fs::read_link(&former).unwrap(), Path::new("a.sock"));
         let missing = folder.path().join("none/a.sock");
         assert!(matches!(
             bind(&missing, &former),
