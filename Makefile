@@ -18,8 +18,7 @@ check: deps browser ## Format, lints, documentation, tests
 	@scripts/test.sh
 
 bench: deps ## Measure mounts of IMAGE, then starts; scripts/bench*.sh say what they need
-	cargo build --release --locked -p nacre-cli
-	cargo build --release --locked -p nacre-cli --bench hot
+	cargo build --release --locked --workspace --bin nacre --bench hot
 	@scripts/bench-mounts.sh
 	@scripts/bench.sh
 

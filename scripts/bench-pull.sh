@@ -132,9 +132,10 @@ start() {
     if [ "$by" = crictl ]; then
         echo "$to - $(cat "$work/pulled")" | bc >> "$work/$1-pulled"
         grep -q ' stdout ' "$work/logs/log" || cat "$work/logs/log" >&2
-        # Some commands do not end when they are asked to.
+        # Some commands do not end when they are asked to, and then containerd gives up.
         c -n k8s.io tasks kill -s KILL "$container" || true
-        cri rmp -af > /dev/null
+        for _ in 1 2 3 4 5; do ! cri rmp -af > /dev/null || break; done
+        [ -z "$(cri pods -q)" ]
     fi
 }
 
