@@ -33,6 +33,7 @@ mod places;
 mod proto;
 mod record;
 mod register;
+mod rest;
 mod server;
 mod service;
 mod shown;

@@ -14,15 +14,13 @@ use super::ingest::{Ingester, LazyPolicy};
 use super::lazy::{LazyLayers, Wanted};
 use super::mounts::OpenedLayer;
 use super::record::RemoteLayer;
+use super::rest::Rest;
 use crate::chains::find_chain;
 use crate::daemon::{MountMode, Node, NodeError};
 use crate::image::ImageError;
 
 /// How long the store may take to say whether it has a layer; then containerd unpacks it.
 const FIND_DEADLINE: Duration = Duration::from_secs(10);
-/// A store that fails after longer than this costs every layer as much: it is left alone for a while.
-const SLOW: Duration = Duration::from_secs(1);
-const LEFT_ALONE: Duration = Duration::from_secs(10);
 /// How long the layers of an image that was found are remembered: for the rest of its pull.
 const FOUND_KEEP: Duration = Duration::from_secs(60);
 /// Layers that are remembered.
@@ -42,8 +40,8 @@ pub(super) struct NodeLayers {
     /// The socket of containerd.
     containerd: PathBuf,
     found: Mutex<HashMap<String, Found>>,
-    /// Until when the store is not asked.
-    left_alone_until: Mutex<Duration>,
+    /// containerd asks for the layers of an image one after the other.
+    rest: Rest,
 }
 
 impl NodeLayers {
@@ -53,31 +51,18 @@ impl NodeLayers {
             ingester: Arc::new(ingester),
             containerd,
             found: Mutex::default(),
-            left_alone_until: Mutex::default(),
+            rest: Rest::default(),
         }
     }
 
-    /// Looks for a layer, in the store unless that failed slowly a moment ago: containerd asks for
-    /// the layers of an image one after the other.
+    /// Looks for a layer, in the store unless that failed slowly a moment ago.
     async fn look(&self, chain_id: &str) -> Result<Option<RemoteLayer>, SnapshotsError> {
         if let Some(layer) = self.remembered(chain_id) {
             return Ok(Some(layer));
         }
-        let lock = || {
-            let until = self.left_alone_until.lock();
-            until.unwrap_or_else(PoisonError::into_inner)
-        };
-        let clock = &self.node.options.clock;
-        let began = clock.elapsed();
-        if began < *lock() {
-            return Err(unavailable(&"the store did not answer a moment ago"));
-        }
-        let looked = self.ask(chain_id).await;
-        let now = clock.elapsed();
-        if looked.is_err() && now.saturating_sub(began) > SLOW {
-            *lock() = now + LEFT_ALONE;
-        }
-        looked
+        let clock = &*self.node.options.clock;
+        let looked = self.rest.ask(clock, self.ask(chain_id)).await;
+        looked.unwrap_or_else(|| Err(unavailable(&"the store did not answer a moment ago")))
     }
 
     /// Asks the store. One request for the first layer of an image, two if its record is not known;

@@ -31,6 +31,9 @@ use super::scene::Scene;
 
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
+const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// RFC 8878, 3.1.1.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 
 /// A content store in memory.
@@ -314,6 +317,49 @@ async fn a_layer_holds_what_was_written_and_hides_what_was_removed() {
             .count(),
         0
     );
+    served.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_caller_says_namespace_lease_reference_and_kind() {
+    let scene = Scene::new().await;
+    let (containerd, served) = Containerd::serve(&scene.root.path().join("containerd.sock"));
+    let (left, right) = scene.changed("tests/1/c").await;
+    let ask = async |request: DiffRequest| {
+        let mut request = Request::new(DiffRequest {
+            left: left.clone(),
+            right: right.clone(),
+            media_type: ZSTD.to_owned(),
+            ..request
+        });
+        for (key, value) in [
+            ("containerd-namespace", "other"),
+            ("containerd-lease", "held"),
+        ] {
+            request.metadata_mut().insert(key, value.parse().unwrap());
+        }
+        DiffClient::new(scene.channel.clone()).diff(request).await
+    };
+    let dated = DiffRequest {
+        source_date_epoch: Some(prost_types::Timestamp::default()),
+        ..DiffRequest::default()
+    };
+    let refused = ask(dated).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented, "times are as they are");
+    let named = DiffRequest {
+        r#ref: "mine".to_owned(),
+        ..DiffRequest::default()
+    };
+    let made = ask(named).await.unwrap().into_inner().diff.unwrap();
+    assert_eq!(made.media_type, ZSTD);
+    let (blob, _) = containerd.blob(&made.digest);
+    assert_eq!(blob[..4], ZSTD_MAGIC);
+    {
+        let held = containerd.0.lock().unwrap();
+        let expected = ["other", "held", "mine"].map(str::to_owned);
+        assert_eq!(held.writes, [expected.into()]);
+        assert!(held.leases.is_empty());
+    }
     served.abort();
 }
 
