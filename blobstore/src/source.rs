@@ -93,6 +93,16 @@ pub trait ChunkSource: fmt::Debug + Send + Sync + 'static {
     async fn fetch(&self, pack: PackName, range: Range<u64>)
     -> Result<UnverifiedBytes, StoreError>;
 
+    /// Returns the bytes as [`fetch`](Self::fetch) does, if no tier behind this one has to be asked
+    /// for them: nobody may ever read them.
+    async fn fetch_cached(
+        &self,
+        pack: PackName,
+        range: Range<u64>,
+    ) -> Result<UnverifiedBytes, StoreError> {
+        self.fetch(pack, range).await
+    }
+
     /// Says that what `giver` gave for `range` of a pack was wrong. Returns whether another one
     /// of this tier can be asked.
     async fn report(&self, _pack: PackName, _range: Range<u64>, _giver: &str) -> bool {

@@ -26,9 +26,10 @@ pub trait ContentReader: TreeReader + fmt::Debug + 'static {
     /// Says that chunks will probably be read soon. Returns at once.
     fn expect(&self, _chunks: Vec<ChunkId>) {}
 
-    /// Tells whether what will be read is to be guessed: not while it is known, and on its way.
-    fn guesses(&self) -> bool {
-        true
+    /// Returns how much of a file has to be read in order before what follows is fetched on a guess.
+    /// `None`: nothing is, for what will be read is known, and on its way.
+    fn guesses_after(&self) -> Option<u64> {
+        Some(0)
     }
 
     /// Returns where a chunk that was read recently came from, if that is remembered.
@@ -63,8 +64,8 @@ impl ContentReader for Reader {
         Self::expect(self, chunks);
     }
 
-    fn guesses(&self) -> bool {
-        Self::reads_ahead(self)
+    fn guesses_after(&self) -> Option<u64> {
+        Self::guesses_after(self)
     }
 
     fn tier_of(&self, chunk: ChunkId) -> Option<Tier> {

@@ -426,10 +426,15 @@ impl NodeCache {
         let Local::Partial(partial) = local else {
             return;
         };
-        if partial.file_with(0..0).is_none() || !self.inner.reader.guesses() {
+        let Some(after_bytes) = self.inner.reader.guesses_after() else {
+            return;
+        };
+        if partial.file_with(0..0).is_none() {
             return;
         }
-        let next = partial.streams.advance(&partial.list, range, waited);
+        let next = partial
+            .streams
+            .advance(&partial.list, range, waited, after_bytes);
         for index in next.filter(|index| !partial.is_present(*index)) {
             if self.inner.fetches.available_permits() <= READ_AHEAD_SPARE {
                 return;

@@ -182,8 +182,8 @@ impl ContentReader for MemoryReader {
             .extend(chunks);
     }
 
-    fn guesses(&self) -> bool {
-        !self.known.load(Ordering::Relaxed)
+    fn guesses_after(&self) -> Option<u64> {
+        (!self.known.load(Ordering::Relaxed)).then_some(0)
     }
 }
 

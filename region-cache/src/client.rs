@@ -205,17 +205,50 @@ impl RegionCache {
         &self,
         key: &Key,
         range: Range<u64>,
-        ahead: bool,
+        need: Need,
     ) -> Result<fetch::Given, StoreError> {
+        let spot = Spot::of(key, range.start);
         let ask = Ask {
             key: key.clone(),
             limit_bytes: range.end - range.start,
-            range: Some(range.clone()),
-            only_if_cached: false,
-            ahead,
+            range: Some(range),
+            only_if_cached: need == Need::IfCached,
+            ahead: need == Need::Ahead,
         };
-        let given = self.fetcher.fetch(Spot::of(key, range.start), &ask).await;
+        if need == Need::IfCached {
+            let given = self.fetcher.fetch_cached(spot, &ask).await;
+            return given.ok_or_else(|| StoreError::NotFound(key.clone()));
+        }
+        let given = self.fetcher.fetch(spot, &ask).await;
         given.map_err(|error| pass_by(key, &error))
+    }
+
+    /// Returns a range of an object, each part as its members give it, unchecked.
+    async fn range(
+        &self,
+        key: &Key,
+        range: &Range<u64>,
+        need: Need,
+    ) -> Result<UnverifiedBytes, StoreError> {
+        self.looked().await;
+        let mut parts = parts(range);
+        if let (1, Some(part)) = (parts.len(), parts.pop()) {
+            let (answer, giver) = self.part(key, part, need).await?;
+            return Ok(UnverifiedBytes::given_by(answer.bytes, giver));
+        }
+        let parts = place::parts(range).into_iter();
+        let asked = join_all(parts.map(|part| self.part(key, part, need))).await;
+        let mut joined = BytesMut::new();
+        let mut givers = Vec::new();
+        for given in asked {
+            let (answer, giver) = given?;
+            joined.extend_from_slice(&answer.bytes);
+            if !givers.contains(&giver) {
+                givers.push(giver);
+            }
+        }
+        let givers = givers.join(&GIVERS.to_string());
+        Ok(UnverifiedBytes::given_by(joined.freeze(), givers.into()))
     }
 
     /// Tells who gave wrong bytes for `range` so, and does not ask them for these for a while.
@@ -261,6 +294,17 @@ impl Drop for RegionCache {
     }
 }
 
+/// How much a part of an object is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Somebody waits for it.
+    Now,
+    /// Somebody will.
+    Ahead,
+    /// Somebody may: not if the origin must be asked.
+    IfCached,
+}
+
 /// Between the names of those who gave parts of a range.
 const GIVERS: char = ' ';
 
@@ -283,26 +327,15 @@ impl ChunkSource for RegionCache {
         pack: PackName,
         range: Range<u64>,
     ) -> Result<UnverifiedBytes, StoreError> {
-        self.looked().await;
-        let key = pack.key();
-        let mut parts = parts(&range);
-        if let (1, Some(part)) = (parts.len(), parts.pop()) {
-            let (answer, giver) = self.part(&key, part, false).await?;
-            return Ok(UnverifiedBytes::given_by(answer.bytes, giver));
-        }
-        let parts = place::parts(&range).into_iter();
-        let asked = join_all(parts.map(|part| self.part(&key, part, false))).await;
-        let mut joined = BytesMut::new();
-        let mut givers = Vec::new();
-        for given in asked {
-            let (answer, giver) = given?;
-            joined.extend_from_slice(&answer.bytes);
-            if !givers.contains(&giver) {
-                givers.push(giver);
-            }
-        }
-        let givers = givers.join(&GIVERS.to_string());
-        Ok(UnverifiedBytes::given_by(joined.freeze(), givers.into()))
+        self.range(&pack.key(), &range, Need::Now).await
+    }
+
+    async fn fetch_cached(
+        &self,
+        pack: PackName,
+        range: Range<u64>,
+    ) -> Result<UnverifiedBytes, StoreError> {
+        self.range(&pack.key(), &range, Need::IfCached).await
     }
 
     async fn report(&self, pack: PackName, range: Range<u64>, giver: &str) -> bool {

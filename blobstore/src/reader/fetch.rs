@@ -61,6 +61,18 @@ pub(super) struct Shared {
     pub(super) wait_max: Duration,
 }
 
+/// How frames are fetched that nobody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// They stay in memory for as long as they are held.
+    Held,
+    /// They stay with the recent frames.
+    Recent,
+    /// As that, if they cost no more than a request to the nearest tier that is not the node: whether
+    /// anybody will read them is a guess.
+    Guessed,
+}
+
 /// Why a tier gave no frame.
 enum Asked {
     /// It gave wrong bytes; whether another one of it can be asked.
@@ -239,34 +251,31 @@ impl Shared {
 
     /// Fetches announced frames of one pack, in the order of their offsets, with one request from
     /// the nearest tier that answers. Whatever goes wrong is left to those who wait for a frame:
-    /// they fetch it themselves. Returns what has come, which stays in memory for as long as it is
-    /// held, or with the recent frames if `recent`.
+    /// they fetch it themselves. Returns what has come; `None` if no tier gave anything.
     pub(super) async fn fetch_run(
         self: &Arc<Self>,
         pack: PackName,
         wanted: Vec<Wanted>,
-        recent: bool,
-    ) -> HashMap<FrameKey, Arc<Arrived>> {
+        ahead: Ahead,
+    ) -> Option<HashMap<FrameKey, Arc<Arrived>>> {
         let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
-            return HashMap::new();
+            return Some(HashMap::new());
         };
         let range = first.entry.offset_bytes..last.entry.range().end;
         // Those who wait for an announced frame must not wait for longer than for one of their own.
-        let fetch = self.fetch_range(pack, &range);
+        let fetch = self.fetch_range(pack, &range, ahead);
         let fetched = tokio::time::timeout(self.wait_max, fetch).await;
-        let Some((bytes, tier)) = fetched.ok().flatten() else {
-            return HashMap::new();
-        };
+        let (bytes, tier) = fetched.ok().flatten()?;
         self.counters.fetched(tier, range.end - range.start);
         let run = Run {
             bytes,
             range,
             tier,
-            recent,
+            recent: ahead != Ahead::Held,
         };
         let shared = Arc::clone(self);
         let decoded = tokio::task::spawn_blocking(move || shared.land(&run, wanted));
-        decoded.await.unwrap_or_default()
+        Some(decoded.await.unwrap_or_default())
     }
 
     /// Fetches a range from the nearest tier that answers.
@@ -274,11 +283,20 @@ impl Shared {
         &self,
         pack: PackName,
         range: &Range<u64>,
+        ahead: Ahead,
     ) -> Option<(UnverifiedBytes, Tier)> {
         for source in &self.sources {
-            match source.fetch(pack, range.clone()).await {
-                Ok(bytes) => return Some((bytes, source.tier())),
-                Err(error) => tracing::debug!(tier = %source.tier(), %error, "fetch frames ahead"),
+            let (range, tier) = (range.clone(), source.tier());
+            let fetched = match ahead {
+                Ahead::Guessed => source.fetch_cached(pack, range).await,
+                Ahead::Held | Ahead::Recent => source.fetch(pack, range).await,
+            };
+            match fetched {
+                Ok(bytes) => return Some((bytes, tier)),
+                Err(error) => tracing::debug!(%tier, %error, "fetch frames ahead"),
+            }
+            if ahead == Ahead::Guessed && tier != Tier::Node {
+                return None;
             }
         }
         None

@@ -15,10 +15,10 @@ use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Reader;
-use super::fetch::{Arrived, FrameKey, Shared};
+use super::fetch::{Ahead, Arrived, FrameKey, Shared};
 use crate::frame::FrameEntry;
 use crate::pack::ItemKind;
-use crate::{ChunkId, ChunkIndex, IndexError, PackName};
+use crate::{ChunkId, ChunkIndex, ChunkSource, IndexError, PackName, Tier};
 
 /// Largest hole between two wanted frames of a pack that is fetched along with them.
 const GAP_BYTES_MAX: u64 = 64 << 10;
@@ -40,6 +40,10 @@ const RANGE_PLAIN_BYTES_MAX: usize = 12 << 20;
 /// Tasks that fetch without knowing what will be read.
 pub(super) const AHEAD_TASKS_MAX: usize = 16;
 
+/// What has to be read of a file in order before one may be sure that it is read on: more than a
+/// start reads of a library at once.
+const SURE_BYTES: u64 = 4 << 20;
+
 /// Neighbouring frames and the wanted items in them.
 #[derive(Debug)]
 pub(super) struct Span {
@@ -56,9 +60,19 @@ impl Reader {
         Suspended(Arc::clone(&self.shared))
     }
 
-    /// Tells whether it is guessed what will be read.
-    pub fn reads_ahead(&self) -> bool {
-        !self.shared.ahead.is_off()
+    /// Returns how much of a file has to be read in order before what follows is to be fetched on a
+    /// guess; `None` while it is known what will be read.
+    ///
+    /// With a region's cache it is more: what one node guesses in vain, all nodes of a burst guess a
+    /// little differently, and the store would have to give it all.
+    pub fn guesses_after(&self) -> Option<u64> {
+        let shared = &self.shared;
+        let is_cached = |source: &Arc<dyn ChunkSource>| source.tier() == Tier::Region;
+        let after_bytes = match shared.sources.iter().any(is_cached) {
+            true => SURE_BYTES,
+            false => 0,
+        };
+        (!shared.ahead.is_off()).then_some(after_bytes)
     }
 
     /// Says that `chunks` will probably be read soon. They are fetched as far as
@@ -188,8 +202,8 @@ impl Shared {
                 Ok::<_, IndexError>(window.spans(&mut HashMap::new()))
             });
             if let Ok(Ok(spans)) = spans.await {
-                let fetches = spans.into_iter().map(|span| shared.fetch_span(span));
-                futures::future::join_all(fetches).await;
+                let guesses = spans.into_iter().map(|span| shared.guess_span(span));
+                futures::future::join_all(guesses).await;
             }
             drop(turn);
         });
@@ -198,7 +212,20 @@ impl Shared {
     /// Fetches what of a span is missing, and keeps it with the recent frames.
     async fn fetch_span(self: &Arc<Self>, span: Span) {
         let wanted = self.announce(span.frames);
-        drop(self.fetch_run(span.pack, wanted, true).await);
+        drop(self.fetch_run(span.pack, wanted, Ahead::Recent).await);
+    }
+
+    /// Does so if it costs little. What does not come is not counted as fetched in vain.
+    async fn guess_span(self: &Arc<Self>, span: Span) {
+        let keys: Vec<FrameKey> = span.frames.iter().map(|(key, _)| *key).collect();
+        let wanted = self.announce(span.frames);
+        if self
+            .fetch_run(span.pack, wanted, Ahead::Guessed)
+            .await
+            .is_none()
+        {
+            self.ahead.forget(&keys);
+        }
     }
 
     /// Fetches what of a span is missing, and waits for what of it others are fetching.
@@ -209,7 +236,8 @@ impl Shared {
         let room = room.await.expect("the semaphore is never closed");
         let keys: Vec<FrameKey> = span.frames.iter().map(|(key, _)| *key).collect();
         let wanted = self.announce(span.frames);
-        let mut frames = self.fetch_run(span.pack, wanted, false).await;
+        let fetched = self.fetch_run(span.pack, wanted, Ahead::Held).await;
+        let mut frames = fetched.unwrap_or_default();
         for key in keys {
             if !frames.contains_key(&key) {
                 let there = match self.get(key) {

@@ -139,6 +139,15 @@ impl ReadAhead {
         }
         admitted
     }
+
+    /// Takes back that frames were counted as unread: they did not come.
+    pub(super) fn forget(&self, keys: &[FrameKey]) {
+        let mut state = self.state();
+        for key in keys {
+            let bytes = state.unread.remove(key).unwrap_or_default();
+            state.unread_bytes = state.unread_bytes.saturating_sub(bytes.into());
+        }
+    }
 }
 
 impl State {

@@ -4,7 +4,8 @@
 //! window began, the next one is twice as long, up to [`WINDOW_MAX`]. It begins with a read that has
 //! to wait: what is there before has been brought by who knew what is read, or was read before. Each content remembers
 //! [`STREAMS`] positions, so several readers of one file do not spoil it for each other. A read
-//! anywhere else begins a stream, and fetches nothing ahead.
+//! anywhere else begins a stream, and fetches nothing ahead. Nor does a stream that has not come as far
+//! as it takes to be sure that the file is read on.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -27,6 +28,8 @@ pub(super) struct Streams(Mutex<Vec<Stream>>);
 #[derive(Debug, Default)]
 struct Stream {
     next_bytes: u64,
+    /// How far it has come.
+    run_bytes: u64,
     /// Whether any of its reads had to wait.
     waited: bool,
     window: usize,
@@ -38,25 +41,29 @@ struct Stream {
 
 impl Streams {
     /// Notes a read, which `waited` or found all there, and returns the chunks to fetch because of
-    /// it.
+    /// it, if its stream has come as far as `after_bytes`.
     pub(super) fn advance(
         &self,
         list: &ChunkList,
         read: &Range<u64>,
         waited: bool,
+        after_bytes: u64,
     ) -> Range<usize> {
         let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = streams.iter().position(|stream| stream.continues(read));
         let mut stream = match known {
             Some(known) => streams.remove(known),
-            None => Stream::default(),
+            None => Stream::at(read.start),
         };
         stream.waited |= waited;
+        let progress = read.end.saturating_sub(stream.next_bytes);
+        stream.run_bytes += progress;
+        let is_sure = stream.waited && stream.run_bytes >= after_bytes;
         let ahead = match known {
-            Some(_) if stream.waited && read.end > stream.next_bytes => stream.advance(list, read),
+            Some(_) if is_sure && progress > 0 => stream.advance(list, read),
             _ => 0..0,
         };
-        stream.next_bytes = stream.next_bytes.max(read.end);
+        stream.next_bytes += progress;
         // The one that was quiet longest comes first.
         if streams.len() == STREAMS {
             streams.remove(0);
@@ -67,6 +74,13 @@ impl Streams {
 }
 
 impl Stream {
+    fn at(next_bytes: u64) -> Self {
+        Self {
+            next_bytes,
+            ..Self::default()
+        }
+    }
+
     fn continues(&self, read: &Range<u64>) -> bool {
         read.start.abs_diff(self.next_bytes) <= SLACK_BYTES
     }
@@ -103,7 +117,7 @@ mod tests {
     fn the_window_doubles_and_every_chunk_is_fetched_once() {
         let (list, streams) = (list(200), Streams::default());
         let windows: Vec<_> = (0..200)
-            .map(|i| streams.advance(&list, &(i * CHUNK..(i + 1) * CHUNK), true))
+            .map(|i| streams.advance(&list, &(i * CHUNK..(i + 1) * CHUNK), true, 0))
             .filter(|window| !window.is_empty())
             .collect();
         let lengths: Vec<_> = windows.iter().map(Range::len).collect();
@@ -119,7 +133,7 @@ mod tests {
         for i in 0..20 {
             let at = i * 200 * CHUNK;
             assert!(
-                streams.advance(&list, &(at..at + 10), true).is_empty(),
+                streams.advance(&list, &(at..at + 10), true, 0).is_empty(),
                 "{i}"
             );
         }
@@ -127,7 +141,7 @@ mod tests {
         for i in 0..40 {
             for (reader, start) in [0, 2_000].into_iter().enumerate() {
                 let at = (start + i) * CHUNK;
-                ahead[reader] += streams.advance(&list, &(at..at + CHUNK), true).len();
+                ahead[reader] += streams.advance(&list, &(at..at + CHUNK), true, 0).len();
             }
         }
         assert!(
@@ -138,24 +152,45 @@ mod tests {
         );
         // Reading the same again is no progress.
         for _ in 0..10 {
-            assert!(streams.advance(&list, &(0..10), true).is_empty());
+            assert!(streams.advance(&list, &(0..10), true, 0).is_empty());
         }
         // Back to a window of one after a seek.
         let at = 3_500 * CHUNK;
-        assert!(streams.advance(&list, &(at..at + CHUNK), true).is_empty());
-        let next = streams.advance(&list, &(at + CHUNK..at + 2 * CHUNK), true);
+        assert!(
+            streams
+                .advance(&list, &(at..at + CHUNK), true, 0)
+                .is_empty()
+        );
+        let next = streams.advance(&list, &(at + CHUNK..at + 2 * CHUNK), true, 0);
         assert_eq!(next, 3_502..3_503);
     }
 
     #[test]
     fn what_is_there_is_no_reason_to_fetch_until_a_read_waits() {
         let (list, streams) = (list(200), Streams::default());
-        let read = |i: u64, waited| streams.advance(&list, &(i * CHUNK..(i + 1) * CHUNK), waited);
+        let read =
+            |i: u64, waited| streams.advance(&list, &(i * CHUNK..(i + 1) * CHUNK), waited, 0);
         assert!((0..50).all(|i| read(i, false).is_empty()));
         assert_eq!(read(50, true), 51..52);
         assert_eq!(read(51, false), 52..54, "what came ahead is read");
         assert!(read(150, false).is_empty(), "another reader");
         assert!(read(151, false).is_empty());
+    }
+
+    #[test]
+    fn a_stream_may_have_to_come_far_first() {
+        let (list, streams) = (list(200), Streams::default());
+        let read = |i: u64, waited| {
+            let read = i * CHUNK..(i + 1) * CHUNK;
+            streams.advance(&list, &read, waited, 10 * CHUNK)
+        };
+        assert!((50..59).all(|i| read(i, true).is_empty()));
+        assert!((50..59).all(|i| read(i, true).is_empty()), "no progress");
+        assert_eq!(read(59, true), 60..61);
+        assert_eq!(read(60, true), 61..63);
+        assert!((150..159).all(|i| read(i, false).is_empty()));
+        assert!(read(159, false).is_empty(), "nobody waits");
+        assert_eq!(read(160, true), 161..162);
     }
 
     #[test]
@@ -165,7 +200,7 @@ mod tests {
         for pair in 0..50 {
             for i in [2 * pair + 1, 2 * pair] {
                 fetched += streams
-                    .advance(&list, &(i * CHUNK..(i + 1) * CHUNK), true)
+                    .advance(&list, &(i * CHUNK..(i + 1) * CHUNK), true, 0)
                     .len();
             }
         }

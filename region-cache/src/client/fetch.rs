@@ -130,6 +130,21 @@ impl Fetcher {
         fetched
     }
 
+    /// Asks one member that has `spot` for what it has, and nobody else; for no longer than hedges
+    /// wait, as nobody may need it.
+    pub(crate) async fn fetch_cached(&self, spot: Spot, ask: &Ask) -> Option<Given> {
+        let candidates = self.members.candidates(spot, self.clock.elapsed());
+        let member = candidates.first().filter(|m| m.breaker.is_closed())?;
+        let enough = self.latency.p95().unwrap_or(STALLED).max(HEDGE_AFTER_MIN);
+        let given = tokio::select! {
+            biased;
+            given = self.ask_cached(member, ask, false) => given?,
+            () = self.clock.sleep(enough) => return None,
+        };
+        self.counters.answered(given.0.had);
+        Some(given)
+    }
+
     async fn try_members(self: &Arc<Self>, spot: Spot, ask: &Ask) -> Result<Given, PassBy> {
         let began = self.clock.elapsed();
         let mut reason = "there are none".to_owned();

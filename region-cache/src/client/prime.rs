@@ -5,8 +5,8 @@ use std::ops::Range;
 use futures::stream::{self, StreamExt};
 use nacre_blobstore::{Key, UnverifiedBytes};
 
-use super::RegionCache;
 use super::place::parts;
+use super::{Need, RegionCache};
 
 /// Requests of one priming that are under way at once.
 const PRIME_REQUESTS_MAX: usize = 8;
@@ -39,7 +39,7 @@ impl RegionCache {
         let fetches = ranges.map(|(key, range)| async move {
             let fetched = match range {
                 Some(range) => self
-                    .part(&key, range, true)
+                    .part(&key, range, Need::Ahead)
                     .await
                     .map(|(answer, _)| answer.bytes),
                 None => {

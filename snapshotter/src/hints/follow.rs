@@ -155,8 +155,8 @@ impl ContentReader for HintedReader {
         self.reader.expect(chunks);
     }
 
-    fn guesses(&self) -> bool {
-        self.reader.reads_ahead()
+    fn guesses_after(&self) -> Option<u64> {
+        self.reader.guesses_after()
     }
 
     fn tier_of(&self, chunk: ChunkId) -> Option<Tier> {

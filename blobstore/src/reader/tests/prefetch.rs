@@ -1,6 +1,6 @@
 //! Fetching ahead: what is asked of the store, and that nobody who reads is worse off.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::StreamExt;
 use tokio::sync::Semaphore;
@@ -213,16 +213,91 @@ async fn reading_on_fetches_ahead_as_far_as_it_may() {
     assert_eq!(requests(&bench), 1);
 }
 
+/// A cache before the store, which gives what it has, and asks nobody for what it has not.
+#[derive(Debug)]
+struct Cache {
+    inner: Origin,
+    is_full: AtomicBool,
+    guesses: AtomicUsize,
+}
+
+impl Cache {
+    fn before(store: Arc<dyn BlobStore>) -> Self {
+        Self {
+            inner: Origin::new(store),
+            is_full: AtomicBool::new(false),
+            guesses: AtomicUsize::new(0),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl ChunkSource for Cache {
+    fn tier(&self) -> Tier {
+        Tier::Region
+    }
+
+    async fn fetch(
+        &self,
+        pack: PackName,
+        range: std::ops::Range<u64>,
+    ) -> Result<UnverifiedBytes, StoreError> {
+        self.inner.fetch(pack, range).await
+    }
+
+    async fn fetch_cached(
+        &self,
+        pack: PackName,
+        range: std::ops::Range<u64>,
+    ) -> Result<UnverifiedBytes, StoreError> {
+        self.guesses.fetch_add(1, Ordering::SeqCst);
+        if !self.is_full.load(Ordering::SeqCst) {
+            return Err(StoreError::NotFound(pack.key()));
+        }
+        self.inner.fetch(pack, range).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guess_goes_no_further_than_a_cache() {
+    let bench = Bench::new(CHUNKS).await;
+    let cache = Arc::new(Cache::before(bench.store()));
+    let store = Arc::new(FaultStore::new(bench.store()));
+    let origin = Arc::new(Origin::new(Arc::clone(&store) as _));
+    let sources: Vec<Arc<dyn ChunkSource>> = vec![Arc::clone(&cache) as _, origin];
+    let reader = Reader::new(Arc::clone(&bench.index), sources, ReaderOptions::default());
+    let turns = &reader.shared.ahead_turns;
+    let idle = turns.available_permits();
+    let guess = async |number: u8| {
+        reader.expect(vec![chunk(number).id()]);
+        while turns.available_permits() < idle {
+            tokio::task::yield_now().await;
+        }
+        cache.guesses.load(Ordering::SeqCst)
+    };
+    assert_eq!(guess(0).await, 1);
+    assert_eq!(guess(0).await, 2, "it may have it by now");
+    cache.is_full.store(true, Ordering::SeqCst);
+    assert_eq!(guess(0).await, 3);
+    assert_eq!(guess(0).await, 3, "it is here");
+    assert_eq!(store.count(Operation::GetRange).requests, 0);
+}
+
 #[tokio::test]
 async fn it_is_told_when_nothing_is_guessed() {
     let bench = Bench::new(CHUNKS).await;
-    assert!(!bench.reader(NOT_AHEAD).reads_ahead(), "switched off");
+    let off = bench.reader(NOT_AHEAD).guesses_after();
+    assert_eq!(off, None, "switched off");
     let reader = bench.reader(ReaderOptions::default());
-    assert!(reader.reads_ahead());
+    assert_eq!(reader.guesses_after(), Some(0));
     let both = (reader.suspend_read_ahead(), reader.suspend_read_ahead());
-    assert!(!reader.reads_ahead());
+    assert_eq!(reader.guesses_after(), None);
     drop(both.0);
-    assert!(!reader.reads_ahead());
+    assert_eq!(reader.guesses_after(), None);
     drop(both.1);
-    assert!(reader.reads_ahead());
+    assert_eq!(reader.guesses_after(), Some(0));
+    let cache = Cache::before(bench.store());
+    let sources: Vec<Arc<dyn ChunkSource>> = vec![Arc::new(cache)];
+    let reader = Reader::new(Arc::clone(&bench.index), sources, ReaderOptions::default());
+    assert!(reader.guesses_after() > Some(0));
 }

@@ -111,6 +111,36 @@ async fn a_slow_member_is_hedged_by_what_the_second_has() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_guessed_is_asked_of_one_member_that_may_have_it() {
+    let (region, wire) = region(3);
+    train(&region, &wire).await;
+    let wanted = pack_of(&region, "m0:1");
+    let guess = || timed(region.fetch_cached(wanted, 0..5));
+    let (guessed, took) = guess().await;
+    assert!(matches!(guessed, Err(StoreError::NotFound(_))));
+    assert_eq!(took, 10 * MS);
+    let has = Script {
+        cached: true,
+        ..Script::new(Says::Bytes, 9)
+    };
+    wire.set("m0:1", has);
+    assert_eq!(guess().await.0.unwrap().giver(), Some("m0:1"));
+    // It is not waited for.
+    wire.set("m0:1", Script::new(Says::Silent, 0));
+    let (guessed, took) = guess().await;
+    assert!(matches!(guessed, Err(StoreError::NotFound(_))));
+    assert_eq!(took, 10 * MS);
+    let asks = std::mem::take(&mut wire.told().asks);
+    let asked: Vec<_> = asks
+        .iter()
+        .map(|(m, ask)| (m.as_str(), ask.only_if_cached))
+        .collect();
+    assert_eq!(asked, [("m0:1", true); 3]);
+    let stats = region.stats();
+    assert_eq!((stats.hedged, stats.passed_by, stats.failed), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn hedges_are_few_when_everything_is_slow() {
     let (region, wire) = region(3);
     train(&region, &wire).await;
