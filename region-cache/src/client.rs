@@ -231,12 +231,12 @@ impl RegionCache {
         need: Need,
     ) -> Result<UnverifiedBytes, StoreError> {
         self.looked().await;
-        let mut parts = parts(range);
-        if let (1, Some(part)) = (parts.len(), parts.pop()) {
-            let (answer, giver) = self.part(key, part, need).await?;
+        let wanted = parts(range);
+        if let [part] = &wanted[..] {
+            let (answer, giver) = self.part(key, part.clone(), need).await?;
             return Ok(UnverifiedBytes::given_by(answer.bytes, giver));
         }
-        let parts = place::parts(range).into_iter();
+        let parts = wanted.into_iter();
         let asked = join_all(parts.map(|part| self.part(key, part, need))).await;
         let mut joined = BytesMut::new();
         let mut givers = Vec::new();

@@ -272,7 +272,7 @@ fn a_burst_costs_the_store_what_one_start_does() {
             .iter()
             .filter(|(_, times)| **times > 1)
             .collect();
-        // A node that has to wait for 2 s, as on a busy machine, may ask a second member.
+        // A node whose member is silent for 3 s, as on a busy machine, may ask a second one.
         let doubts = burst.counted("doubted") + burst.counted("relieved");
         println!("{what}: {doubts} doubts, more than once: {again:?}");
         assert!(again.is_empty() || doubts > 0, "{what}: read again");

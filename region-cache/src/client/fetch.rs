@@ -3,7 +3,8 @@
 //! ```text
 //! first member ----------------------------- answer
 //!      after the p95, under a budget: second member, only what it has
-//!      after STALLED, under a budget: second member, in full
+//!      after STALLED: the first again, only what it has; if it says nothing, or PULSES_MAX times that
+//!      it has not got it, under a budget: second member, in full
 //! no answer -> next member ... -> the origin, at once
 //! busy      -> wait as told, again ... -> the origin, under a budget
 //! ```
@@ -39,6 +40,11 @@ const DOUBT_RESERVE: u64 = FAILURES_MAX as u64;
 /// A member that is silent for so long, and for [`STALLED_FACTOR`] times the p95, seems stuck.
 pub(crate) const STALLED: Duration = Duration::from_secs(2);
 const STALLED_FACTOR: u32 = 4;
+/// How often a member that says that it has not got the bytes yet is waited for again, as long each
+/// time: whom else one asks would ask the same origin. It may have lost the way there.
+pub(crate) const PULSES_MAX: u32 = 3;
+/// The part of that time that it has to say so.
+pub(crate) const PULSE_PART: u32 = 2;
 /// A member that is silent for so long is taken for dead: it would have said that it is busy.
 pub(crate) const SILENT_MAX: Duration = Duration::from_secs(15);
 /// Requests for every 100 that may go to the origin because members are busy.
@@ -233,10 +239,11 @@ impl Fetcher {
                 }
             }
         }
-        tokio::select! {
-            biased;
-            answer = &mut first => return answer,
-            () = until_stalled() => {}
+        if let Some(answer) = self
+            .until_stuck(member, ask, stalled, began, &mut first)
+            .await
+        {
+            return answer;
         }
         let Some(next) = next.filter(|_| self.doubts.spend()) else {
             return self.last_wait(member, began, first).await;
@@ -258,6 +265,38 @@ impl Fetcher {
                 Err(_) => self.last_wait(member, began, first).await,
             },
         }
+    }
+
+    /// Awaits a member's answer; `None` when it seems stuck.
+    async fn until_stuck(
+        &self,
+        member: &Arc<Member>,
+        ask: &Ask,
+        stalled: Duration,
+        began: Duration,
+        first: &mut (impl Future<Output = Result<Given, WireError>> + Unpin),
+    ) -> Option<Result<Given, WireError>> {
+        for number in 1..=PULSES_MAX {
+            let waited = self.clock.elapsed().saturating_sub(began);
+            tokio::select! {
+                biased;
+                answer = &mut *first => return Some(answer),
+                () = self.clock.sleep((stalled * number).saturating_sub(waited)) => {}
+            }
+            let cached = ask.only_cached();
+            let pulse = tokio::select! {
+                biased;
+                answer = &mut *first => return Some(answer),
+                pulse = self.ask_one(member, &cached, true) => pulse,
+                () = self.clock.sleep(stalled / PULSE_PART) => return None,
+            };
+            match pulse {
+                Ok(given) => return Some(Ok(given)),
+                Err(WireError::Failed(_)) => return None,
+                Err(WireError::Refused(_) | WireError::Busy(_)) => {}
+            }
+        }
+        None
     }
 
     /// Awaits the answer of a member that was asked how it is, though nobody needs it any more. A
@@ -297,11 +336,7 @@ impl Fetcher {
 
     /// Asks a member for what it has, at no cost to the origin.
     async fn ask_cached(&self, member: &Arc<Member>, ask: &Ask, hedged: bool) -> Option<Given> {
-        let ask = Ask {
-            only_if_cached: true,
-            ..ask.clone()
-        };
-        self.ask_one(member, &ask, hedged).await.ok()
+        self.ask_one(member, &ask.only_cached(), hedged).await.ok()
     }
 
     /// [`Self::ask_one`] that may outlive its caller.

@@ -20,6 +20,16 @@ pub(crate) struct Ask {
     pub(crate) ahead: bool,
 }
 
+impl Ask {
+    /// Returns the same request for what the member has already.
+    pub(crate) fn only_cached(&self) -> Self {
+        Self {
+            only_if_cached: true,
+            ..self.clone()
+        }
+    }
+}
+
 /// Where a member had the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Had {

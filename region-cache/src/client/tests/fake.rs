@@ -13,6 +13,9 @@ use nacre_blobstore::{Digest, Key, PackId, PackKind, PackName};
 use crate::client::wire::{Answer, Ask, Had, Part, Wire, WireError};
 use crate::client::{PATIENCE_MAX, RegionCache};
 
+/// In what time a member says that it has not got what it need not ask the origin for.
+const REFUSED_AFTER: Duration = Duration::from_millis(10);
+
 /// What a member says to every request.
 #[derive(Debug, Clone)]
 pub(crate) enum Says {
@@ -107,9 +110,15 @@ impl FakeWire {
     }
 
     async fn play(&self, script: &Script, cached_only: bool) -> Result<(), WireError> {
-        tokio::time::sleep(script.after).await;
+        let is_missing = cached_only && !script.cached;
+        let after = match script.says {
+            // It waits for the origin alone.
+            Says::Bytes if is_missing => script.after.min(REFUSED_AFTER),
+            _ => script.after,
+        };
+        tokio::time::sleep(after).await;
         match script.says {
-            Says::Bytes if cached_only && !script.cached => Err(WireError::Refused(504)),
+            Says::Bytes if is_missing => Err(WireError::Refused(504)),
             Says::Bytes => Ok(()),
             Says::Busy(after) => Err(WireError::Busy(after)),
             Says::Refused(status) => Err(WireError::Refused(status)),
