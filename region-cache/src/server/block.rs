@@ -35,14 +35,6 @@ pub(super) struct Part {
     pub(super) number: u32,
     /// Within the block; not empty.
     pub(super) within: Range<u32>,
-    /// An earlier piece of the answer has asked the disk for it.
-    pub(super) is_asked: bool,
-}
-
-impl Part {
-    pub(super) fn len_bytes(&self) -> u64 {
-        u64::from(self.within.end - self.within.start)
-    }
 }
 
 /// Returns the parts of blocks that make up `range`, in order. Lazily: a hostile range is long.
@@ -59,11 +51,7 @@ pub(super) fn parts(range: Range<u64>, block_bytes: u32) -> impl Iterator<Item =
         let end = range.end.min(start + size);
         let within = narrow(at - start)..narrow(end - start);
         at = end;
-        Some(Part {
-            number,
-            within,
-            is_asked: false,
-        })
+        Some(Part { number, within })
     })
 }
 

@@ -19,7 +19,7 @@ use tracing::Span;
 use self::flight::Flight;
 use super::block::{BLOCK_BYTES, BLOCK_BYTES_MAX, Block, BlockId, Part, UNIT_BYTES, parts};
 use super::budget::{Budget, charged};
-use super::disk::{Disk, DiskError, Slot, Stored, Writer};
+use super::disk::{Disk, DiskError, READ_BYTES, Stored, Writer};
 use super::fair::{Admission, ClientId, FairQueue, Priority};
 use super::metrics::{Metrics, Tier};
 use super::object::ObjectName;
@@ -31,9 +31,6 @@ pub const ORIGIN_REQUESTS: usize = 32;
 pub(super) const ORIGIN_GET_BYTES_MAX: u32 = 4 << 20;
 /// Fetches that were turned away which one that is not joins, one after the other.
 const JOINS_MAX: usize = 8;
-/// Bytes that are read from the disk at once, of a block that does not go to memory: they are
-/// still in the processor's cache when they are checked and sent.
-const DISK_READ_BYTES: u32 = 256 << 10;
 /// The least memory that a member works with.
 pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
 /// Objects whose lengths are remembered, by some 150 bytes each.
@@ -250,19 +247,10 @@ impl Cache {
         if lock(&self.memory).peek(&id).is_some() {
             return;
         }
-        let disk = self
-            .disk
-            .as_ref()
-            .filter(|(disk, _)| disk.unanswered() == 0);
-        match disk.and_then(|(disk, _)| disk.peek(&id)) {
-            Some(slot) => self.will_need(&slot),
-            None => drop(self.flight(name, number, last, asker)),
-        }
-    }
-
-    fn will_need(&self, slot: &Slot) {
-        if let Some((disk, _)) = &self.disk {
-            disk.will_need(slot);
+        let on_disk =
+            |(disk, _): &(Arc<Disk>, Writer)| disk.unanswered() == 0 && disk.peek(&id).is_some();
+        if !self.disk.as_ref().is_some_and(on_disk) {
+            drop(self.flight(name, number, last, asker));
         }
     }
 
@@ -292,8 +280,7 @@ impl Cache {
             len.min(wanted.end - wanted.start) + 2 * UNIT_BYTES,
         ));
         let mut charge = charge.await;
-        let soon = (!part.is_asked).then_some(within.end);
-        let (bytes, start) = match disk.read(&slot, &wanted, soon).await {
+        let (bytes, start) = match disk.read(&slot, &wanted).await {
             Ok(read) => read,
             Err(error) => {
                 tracing::warn!(%error, object = %id.object, block = id.number, "ask the origin for a block");
@@ -392,7 +379,7 @@ impl Cache {
 
 /// Returns where a piece ends that is read from the disk at once.
 const fn piece_end(start: u32) -> u32 {
-    (start / UNIT_BYTES * UNIT_BYTES).saturating_add(DISK_READ_BYTES)
+    (start / UNIT_BYTES * UNIT_BYTES).saturating_add(READ_BYTES)
 }
 
 /// Cuts a part out of a block, no further than the block goes.

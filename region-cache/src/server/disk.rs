@@ -7,8 +7,10 @@
 //! - What is on the disk is found again at the next start, also after `kill -9`.
 //! - A disk that is full, or fails, stores less: reads go on from memory and from the origin. So they
 //!   do while it hangs, whose reads nothing can end: no more of them are begun until it answers.
-//! - Blocks are read by `pread`, not mapped: a file that is cut off, or a sector that cannot be
-//!   read, is an error of one read, where a mapping would end the process by SIGBUS.
+//! - Blocks are read past the page cache, whose pages would cost more than all else that a read
+//!   takes: what is read often is in memory anyway. They are not mapped: a file that is cut off, or a
+//!   sector that cannot be read, is an error of one read, where a mapping would end the process by
+//!   SIGBUS.
 
 mod buffers;
 mod record;
@@ -19,15 +21,15 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nacre_blobstore::Clock;
-use rustix::fs::{Advice, FlockOperation, flock};
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use rustix::fs::{Advice, FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 pub(super) use self::buffers::Buffer;
@@ -38,11 +40,11 @@ use self::slots::Slots;
 pub(super) use self::write::{Stored, Writer};
 use super::block::{BlockId, UNIT_BYTES, checksum};
 
-/// Reads that wait for the disk at once, each on a thread, for each core. What they ask of the disk is
-/// more: all that will be wanted soon. With many more threads one that has its bytes waits for a core
-/// behind the others: `docs/BENCHMARKS.md` has the measurements. What was asked for before needs no
-/// turn, for it is on its way, and its reader had one.
-const READS_PER_CORE: usize = 2;
+/// Bytes that are read at once of a block that does not go to memory.
+pub(super) const READ_BYTES: u32 = 512 << 10;
+
+/// Reads that the disk has to answer at once, each on a thread, for each core.
+const READS_PER_CORE: usize = 4;
 
 /// A read that the disk has not answered for so long is given up, its turn included: far longer than
 /// those wait who stand in line at a disk that is merely busy.
@@ -92,6 +94,8 @@ pub(super) struct DiskCounters {
 #[derive(Debug)]
 pub(super) struct Disk {
     blocks: File,
+    /// The same, past the page cache; where the file system cannot, as `blocks`.
+    direct: File,
     table: File,
     slots: Slots,
     block_bytes: u32,
@@ -134,8 +138,15 @@ impl Disk {
             Err(Errno::WOULDBLOCK) => return Err(DiskError::Busy(path.display().to_string())),
             Err(error) => return Err(fail(path)(error.into())),
         }
-        // It is told what will be read, and would guess up to `read_ahead_kb` of other blocks with it.
+        // Where it is read through the page cache after all: the kernel would guess up to
+        // `read_ahead_kb` of other blocks with it.
         rustix::fs::fadvise(&blocks, 0, None, Advice::Random).unwrap_or_default();
+        let direct = File::options()
+            .read(true)
+            .custom_flags(OFlags::DIRECT.bits().cast_signed())
+            .open(path.join("blocks"))
+            .or_else(|_| blocks.try_clone())
+            .map_err(fail(path))?;
         let count = u32::try_from(bytes_max / u64::from(block_bytes)).unwrap_or(u32::MAX);
         prepare(&table, &blocks, count, block_bytes).map_err(fail(path))?;
         let records = Records::new(&table, count, block_bytes).inspect(|(_, record)| {
@@ -146,12 +157,13 @@ impl Disk {
         let slots = Slots::new(count, records, clock);
         Ok(Self {
             blocks,
+            direct,
             table,
             slots,
             block_bytes,
             reads: Arc::new(Semaphore::new(reads_max())),
             unanswered: Arc::default(),
-            buffers: Buffers::default(),
+            buffers: Buffers::new(READ_BYTES as usize),
             counters: DiskCounters::default(),
         })
     }
@@ -194,20 +206,8 @@ impl Disk {
         reads.acquire_many_owned(turns).await.unwrap()
     }
 
-    /// Tells the kernel that a block will be read soon.
-    pub(super) fn will_need(&self, slot: &Slot) {
-        self.advise(self.offset(slot.record.slot), slot.record.len.into());
-    }
-
-    fn advise(&self, offset: u64, len: u64) {
-        let len = std::num::NonZeroU64::new(len);
-        // Advice only.
-        rustix::fs::fadvise(&self.blocks, offset, len, Advice::WillNeed).unwrap_or_default();
-    }
-
     /// Reads the units that `within` of a block touches, and checks them. Returns them and where
-    /// they begin in the block. What follows them up to `soon` is asked of the disk with them; `None`
-    /// says that they were asked for so.
+    /// they begin in the block.
     ///
     /// # Errors
     /// [`BlockError`]; the block is gone then, unless the disk hangs.
@@ -215,26 +215,19 @@ impl Disk {
         self: &Arc<Self>,
         slot: &Arc<Slot>,
         within: &Range<u32>,
-        soon: Option<u32>,
     ) -> Result<(Buffer, u32), BlockError> {
         let units = units(within, slot.record.len);
-        let mut bytes = self.buffers.get((units.end - units.start) as usize);
-        let at = self.offset(slot.record.slot) + u64::from(units.start);
-        let soon = soon.map(|soon| soon.min(slot.record.len).saturating_sub(units.start));
         if self.unanswered() > 0 {
             return Err(BlockError::Hangs);
         }
-        let mut read = self.read_cached(bytes.as_mut(), at);
-        if matches!(read, Ok(done) if done < bytes.as_ref().len()) {
-            let done = self.read_waiting(bytes, at, soon).await?;
-            bytes = done.0;
-            read = done.1.map(|()| bytes.as_ref().len());
-        }
+        let bytes = self.buffers.get((units.end - units.start) as usize);
+        let at = self.offset(slot.record.slot) + u64::from(units.start);
+        let (bytes, read) = self.read_waiting(bytes, at).await?;
         let outcome = match read {
-            Ok(_) if is_intact(bytes.as_ref(), units.start, &slot.record) => {
+            Ok(()) if is_intact(bytes.as_ref(), units.start, &slot.record) => {
                 return Ok((bytes, units.start));
             }
-            Ok(_) => Err(BlockError::Corrupt),
+            Ok(()) => Err(BlockError::Corrupt),
             // The file was cut off.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(BlockError::Corrupt),
             Err(error) => Err(error.into()),
@@ -248,20 +241,13 @@ impl Disk {
         self: &Arc<Self>,
         mut bytes: Buffer,
         at: u64,
-        soon: Option<u32>,
     ) -> Result<(Buffer, io::Result<()>), BlockError> {
         let disk = Arc::clone(self);
         let mut reading = Box::pin(async move {
-            let turn = match soon {
-                Some(_) => Arc::clone(&disk.reads).acquire_owned().await.ok(),
-                None => None,
-            };
+            let turn = Arc::clone(&disk.reads).acquire_owned().await;
             let blocking = tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                if let Some(soon) = soon {
-                    disk.advise(at, soon.into());
-                }
-                let read = disk.blocks.read_exact_at(bytes.as_mut(), at);
+                let read = disk.read_direct(&mut bytes, at);
+                drop(turn);
                 (bytes, read)
             });
             blocking.await.map_err(io::Error::other)
@@ -282,13 +268,13 @@ impl Disk {
         }
     }
 
-    /// Reads what the page cache has, so that what it has needs no thread.
-    fn read_cached(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
-        let mut target = [io::IoSliceMut::new(bytes)];
-        match preadv2(&self.blocks, &mut target, at, ReadWriteFlags::NOWAIT) {
-            Ok(read) => Ok(read),
-            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(0),
-            Err(error) => Err(error.into()),
+    fn read_direct(&self, bytes: &mut Buffer, at: u64) -> io::Result<()> {
+        match self.direct.read_exact_at(bytes.pages_mut(), at) {
+            // Larger sectors, or a file that ends within a page.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.blocks.read_exact_at(bytes.as_mut(), at)
+            }
+            read => read,
         }
     }
 

@@ -259,7 +259,6 @@ async fn what_the_disk_serves_often_goes_to_memory() {
         let part = Part {
             number: 0,
             within: 3..quarter + 3,
-            is_asked: false,
         };
         let piece = lab
             .cache

@@ -1,68 +1,102 @@
 //! Memory for what is read from the disk, used again while it is still in the processor's cache.
 //!
-//! A fresh buffer costs a pass over it that writes zeros, which was 4 to 8 % of a member's time when
-//! it served from the disk.
+//! The pieces are neighbours in one allocation, which the kernel backs with huge pages if it is told
+//! to (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`): a disk fills one such piece by one transfer, and
+//! scattered pages by one for each. `docs/BENCHMARKS.md` has what that is worth. Nor does a piece that
+//! is used again cost a pass that writes zeros.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Buffers that are kept, and how large they may be: those of whole blocks go to the memory tier.
-const KEPT_MAX: usize = 16;
-const KEPT_BYTES_MAX: usize = 288 << 10;
+use bytes::BytesMut;
 
-type Kept = Arc<Mutex<Vec<Vec<u8>>>>;
+/// How many pieces there are; more are made when these are in use.
+const PIECES: usize = 32;
 
-/// Buffers of which nobody holds bytes.
-#[derive(Debug, Default)]
-pub(super) struct Buffers(Kept);
+/// What reads past the page cache want memory and offsets to be aligned to: the largest sector of
+/// disks, and the page of every file system.
+pub(super) const ALIGNMENT: usize = 4096;
 
-/// Bytes that were read. Their memory goes back when they are dropped.
+type Free = Arc<Mutex<Vec<BytesMut>>>;
+
+/// Pieces of which nobody holds bytes.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    free: Free,
+    piece_bytes: usize,
+}
+
+/// Bytes that were read. If they are in a piece it goes back when they are dropped.
 #[derive(Debug)]
 pub(in crate::server) struct Buffer {
-    bytes: Vec<u8>,
-    kept: Kept,
+    /// Whole pages.
+    pages: BytesMut,
+    len: usize,
+    /// Where the piece goes.
+    home: Option<Free>,
 }
 
 impl Buffers {
-    /// Returns a buffer of `len` bytes, which may be those of an earlier read.
-    pub(super) fn get(&self, len: usize) -> Buffer {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = if len > KEPT_BYTES_MAX {
-            None
-        } else {
-            kept.pop()
-        };
-        drop(kept);
-        let mut bytes = last.unwrap_or_default();
-        // Not more than that: what grew beyond what is kept would be lost.
-        bytes.reserve_exact(len.saturating_sub(bytes.len()));
-        bytes.resize(len, 0);
-        Buffer {
-            bytes,
-            kept: Arc::clone(&self.0),
+    /// Makes the pieces, of `piece_bytes` each, which must be whole pages.
+    pub(super) fn new(piece_bytes: usize) -> Self {
+        let mut all = aligned(PIECES * piece_bytes);
+        let pieces = (0..PIECES).map(|_| all.split_to(piece_bytes)).collect();
+        Self {
+            free: Arc::new(Mutex::new(pieces)),
+            piece_bytes,
         }
+    }
+
+    /// Returns a buffer of `len` bytes, which may hold those of an earlier read. It is in a piece if it
+    /// fits and one is free.
+    pub(super) fn get(&self, len: usize) -> Buffer {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let piece = match len <= self.piece_bytes {
+            true => free.pop(),
+            false => None,
+        };
+        drop(free);
+        let home = piece.is_some().then(|| Arc::clone(&self.free));
+        Buffer {
+            pages: piece.unwrap_or_else(|| aligned(len.next_multiple_of(ALIGNMENT))),
+            len,
+            home,
+        }
+    }
+}
+
+/// Returns zeros that begin at a page.
+fn aligned(len: usize) -> BytesMut {
+    let mut bytes = BytesMut::zeroed(len + ALIGNMENT);
+    let before = bytes.as_ptr().align_offset(ALIGNMENT);
+    drop(bytes.split_to(before));
+    bytes.truncate(len);
+    bytes
+}
+
+impl Buffer {
+    /// Returns the whole pages that the bytes begin.
+    pub(super) fn pages_mut(&mut self) -> &mut [u8] {
+        &mut self.pages[..self.len.next_multiple_of(ALIGNMENT)]
     }
 }
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        &self.pages[..self.len]
     }
 }
 
 impl AsMut<[u8]> for Buffer {
     fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        &mut self.pages[..self.len]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.bytes.capacity() > KEPT_BYTES_MAX {
-            return;
-        }
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < KEPT_MAX {
-            kept.push(std::mem::take(&mut self.bytes));
+        if let Some(home) = &self.home {
+            let mut free = home.lock().unwrap_or_else(PoisonError::into_inner);
+            free.push(std::mem::take(&mut self.pages));
         }
     }
 }
@@ -71,26 +105,48 @@ impl Drop for Buffer {
 mod tests {
     use super::*;
 
-    fn kept(buffers: &Buffers) -> usize {
-        buffers.0.lock().unwrap().len()
+    const PIECE: usize = 2 * ALIGNMENT;
+
+    fn free(buffers: &Buffers) -> usize {
+        buffers.free.lock().unwrap().len()
     }
 
     #[test]
     fn a_buffer_has_the_length_that_is_wanted_whatever_it_was_before() {
-        let buffers = Buffers::default();
-        for len in [100, KEPT_BYTES_MAX, 1, 5000, 0, 100] {
-            assert_eq!(buffers.get(len).as_ref().len(), len);
-            assert_eq!(kept(&buffers), 1, "used again");
+        let buffers = Buffers::new(PIECE);
+        for len in [100, PIECE, 1, 5000, 0, 100, PIECE + 1] {
+            let mut buffer = buffers.get(len);
+            assert_eq!(buffer.as_ref().len(), len);
+            assert_eq!(buffer.as_mut().len(), len);
+            let pages = buffer.pages_mut();
+            assert_eq!(pages.len(), len.next_multiple_of(ALIGNMENT));
+            assert_eq!(pages.as_ptr().align_offset(ALIGNMENT), 0);
         }
     }
 
     #[test]
-    fn few_are_kept_and_none_that_is_large() {
-        let buffers = Buffers::default();
-        let many: Vec<_> = (0..2 * KEPT_MAX).map(|_| buffers.get(10)).collect();
+    fn pieces_are_apart_and_come_back_and_others_do_not() {
+        let buffers = Buffers::new(PIECE);
+        let fill = |number: usize| {
+            let mut buffer = buffers.get(PIECE);
+            buffer.as_mut().fill(u8::try_from(number).unwrap());
+            buffer
+        };
+        let many: Vec<_> = (0..PIECES + 2).map(fill).collect();
+        assert_eq!(free(&buffers), 0);
+        for (number, buffer) in many.iter().enumerate() {
+            assert!(
+                buffer
+                    .as_ref()
+                    .iter()
+                    .all(|byte| usize::from(*byte) == number)
+            );
+        }
         drop(many);
-        assert_eq!(kept(&buffers), KEPT_MAX);
-        drop(buffers.get(KEPT_BYTES_MAX + 1));
-        assert_eq!(kept(&buffers), KEPT_MAX);
+        assert_eq!(free(&buffers), PIECES);
+        let large = buffers.get(PIECE + 1);
+        assert_eq!(free(&buffers), PIECES);
+        drop(large);
+        assert_eq!(free(&buffers), PIECES);
     }
 }

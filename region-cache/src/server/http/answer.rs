@@ -51,18 +51,14 @@ struct Rest {
     /// The first block of the range under way that was not asked for ahead; `None` before its
     /// first byte.
     ahead: Option<u32>,
-    /// Where the part of the object ends that the disk was asked for, piece after piece.
-    asked_end: u64,
 }
 
 /// Makes a body of segments. One piece is read at a time: what the client does not take is not in
-/// memory, but what is missing is asked of the origin ahead of it. Up to `asked_end` the first range was
-/// asked of the disk before.
+/// memory, but what is missing is asked of the origin ahead of it.
 pub(super) fn stream(
     member: &Arc<Member>,
     name: &ObjectName,
     segments: Vec<Segment>,
-    asked_end: u64,
     asker: Asker,
 ) -> Streamed {
     let rest = Rest {
@@ -74,7 +70,6 @@ pub(super) fn stream(
         },
         segments: segments.into(),
         ahead: None,
-        asked_end,
     };
     let pieces = futures::stream::try_unfold(rest, |mut rest| async move {
         let span = rest.asker.span.clone();
@@ -96,9 +91,7 @@ impl Rest {
         };
         let block_bytes = self.cache.block_bytes;
         let part = parts(range.clone(), block_bytes).next();
-        let mut part = part.ok_or(CacheError::Beyond(range.start))?;
-        part.is_asked = range.start < self.asked_end;
-        self.asked_end = range.start + part.len_bytes();
+        let part = part.ok_or(CacheError::Beyond(range.start))?;
         let last = range.end.saturating_sub(1) / u64::from(block_bytes);
         let last = u32::try_from(last).unwrap_or(u32::MAX);
         self.look_ahead(part.number, last);
@@ -106,7 +99,7 @@ impl Rest {
         let bytes = piece.await?.bytes;
         let left = range.start + bytes.len() as u64..range.end;
         if left.is_empty() {
-            (self.ahead, self.asked_end) = (None, 0);
+            self.ahead = None;
         } else {
             self.segments.push_front(Segment::Range(left));
         }

@@ -171,7 +171,6 @@ async fn length(
     let first = parts(wanted.clone(), block_bytes).next().unwrap_or(Part {
         number: 0,
         within: 0..1,
-        is_asked: false,
     });
     let last = last_block(&wanted, block_bytes).max(first.number);
     match member.cache.part(name, &first, last, asker).await {
@@ -215,13 +214,12 @@ async fn answer_range(
     let piece = piece?;
     let len = range.end - range.start;
     let first_len = piece.bytes.len() as u64;
-    let asked_end = range.start + first.len_bytes();
     let body = if first_len == len {
         Either::Left(Full::new(piece.bytes))
     } else {
         let rest = Segment::Range(range.start + first_len..range.end);
         let segments = vec![Segment::Text(piece.bytes), rest];
-        Either::Right(answer::stream(member, name, segments, asked_end, asker))
+        Either::Right(answer::stream(member, name, segments, asker))
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -268,7 +266,7 @@ async fn answer_ranges(
         let last = last_block(first, block_bytes);
         tier = Some(member.cache.part(name, &part, last, &asker).await?.tier);
     }
-    let body = answer::stream(member, name, segments, 0, asker);
+    let body = answer::stream(member, name, segments, asker);
     let mut response = Response::new(Either::Right(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(total));
