@@ -207,11 +207,6 @@ impl Verb {
                 | Self::Trace(TraceVerb::Record(_))
         )
     }
-
-    /// Tells whether the verb sends much to many at once.
-    pub(crate) const fn serves_many(&self) -> bool {
-        matches!(self, Self::Region(RegionVerb::Serve(_)))
-    }
 }
 
 #[derive(Debug, Args)]

@@ -48,17 +48,9 @@ fn main() {
     signal_hook::low_level::exit(code.into());
 }
 
-/// Polls of tasks after which a busy thread of a member looks which sockets are ready. One poll may send
-/// some MiB and take a millisecond: with tokio's 61, one request in a hundred waited for 60 ms while
-/// others were served.
-const SERVE_POLLS: u32 = 4;
-
 /// Runs a verb on a runtime of its own.
 fn run_to_end(arguments: Arguments) -> u8 {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if arguments.verb.serves_many() {
-        runtime.event_interval(SERVE_POLLS);
-    }
     match runtime.enable_all().build() {
         Ok(runtime) => {
             let outcome = runtime.block_on(run(arguments));

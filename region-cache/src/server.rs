@@ -29,6 +29,7 @@ mod range;
 mod s3_fifo;
 mod status;
 mod tls;
+mod workers;
 
 use std::io;
 use std::net::IpAddr;
@@ -59,6 +60,7 @@ use self::metrics::Tier;
 pub use self::range::{RANGES_MAX, RangeError, RangeSpec, parse_ranges};
 use self::status::{Peers, SAMPLE_EVERY, Samples};
 pub use self::tls::{Tls, TlsError};
+use self::workers::Workers;
 
 /// Connections that are served at once; the next wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16_384;
@@ -89,6 +91,9 @@ pub struct ServerOptions {
     pub tokens: Option<PathBuf>,
     /// Certificate and key; without them it speaks plain HTTP.
     pub tls: Option<Tls>,
+    /// Threads that serve connections, each with a runtime of its own. With 0 the runtime that it is
+    /// served in does that.
+    pub threads: usize,
     /// The other members, each `HOST:PORT`, whose shares `/status` shows.
     pub peers: Vec<String>,
 }
@@ -102,6 +107,9 @@ pub enum ServerError {
     /// The token file cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// A thread cannot be started.
+    #[error("start threads: {0}")]
+    Threads(#[source] io::Error),
     /// The client that asks the other members cannot be made.
     #[error("set up client: {0}")]
     Client(#[from] reqwest::Error),
@@ -111,6 +119,7 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct RegionServer {
     member: Arc<Member>,
+    workers: Workers,
 }
 
 /// What all connections of a member share.
@@ -156,6 +165,7 @@ impl RegionServer {
             at: clock.elapsed(),
         });
         Ok(Self {
+            workers: Workers::start(options.threads).map_err(ServerError::Threads)?,
             member: Arc::new(Member {
                 cache: Arc::new(cache),
                 clock,
@@ -201,10 +211,13 @@ impl RegionServer {
             match accepted {
                 Ok((stream, peer)) => {
                     let (member, watcher) = (Arc::clone(&self.member), graceful.watcher());
-                    drop(tokio::spawn(async move {
+                    let served = self.workers.serve(stream, move |stream| async move {
                         member.connection(stream, peer.ip(), watcher).await;
                         drop(turn);
-                    }));
+                    });
+                    if let Err(error) = served {
+                        tracing::warn!(%error, "hand over connection");
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept connection");

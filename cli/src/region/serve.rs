@@ -1,6 +1,8 @@
 //! `nacre region serve`: a member of a region's cache.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use nacre_region_cache::{
     BLOCK_BYTES, CacheOptions, DiskError, MEMORY_BYTES_MIN, RegionServer, ServerError,
@@ -13,6 +15,13 @@ use crate::args::RegionServe;
 use crate::failure::{BUSY, Failure, USAGE};
 use crate::output;
 use crate::settings::Settings;
+
+/// Returns how many threads serve connections: the kernel's network, the disk and the origin want a
+/// processor, too. One serves more than the network of so small a machine carries.
+fn threads() -> usize {
+    let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+    (cores - 1).max(1)
+}
 
 pub(crate) async fn serve(settings: &Settings, arguments: RegionServe) -> Result<(), Failure> {
     let object = arguments.listen.to_string();
@@ -36,6 +45,7 @@ pub(crate) async fn serve(settings: &Settings, arguments: RegionServe) -> Result
         },
         tokens: arguments.tokens,
         tls: tls.transpose().map_err(|error| fail(&error))?,
+        threads: threads(),
         peers: arguments.peers,
     };
     // First of all, so that a member that cannot listen does not take the disk from one that does.

@@ -57,6 +57,22 @@ impl Lab {
         .await
     }
 
+    /// As [`start`](Self::start), with connections on threads of their own: there a test's own
+    /// subscriber sees no spans.
+    async fn threaded() -> Self {
+        let options = ServerOptions {
+            cache: CacheOptions {
+                memory_bytes: MEMORY_BYTES_MIN,
+                block_bytes: BLOCK,
+                ..CacheOptions::default()
+            },
+            threads: 2,
+            ..ServerOptions::default()
+        };
+        let store = Arc::new(FaultStore::new(memory_store()));
+        Self::serving(options, store, Arc::new(SystemClock::new())).await
+    }
+
     async fn with(options: &CacheOptions) -> Self {
         let store = Arc::new(FaultStore::new(memory_store()));
         let clock = Arc::new(SystemClock::new());
@@ -233,7 +249,7 @@ async fn who_would_wait_too_long_is_told_when_to_come_back() {
 
 #[tokio::test]
 async fn answers_that_have_begun_are_finished_at_the_end() {
-    let mut lab = Lab::start().await;
+    let mut lab = Lab::threaded().await;
     let path = lab.object().await;
     let url = format!("http://{}{path}", lab.address);
     let mut response = lab.http.get(url).send().await.unwrap();

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_whole_object_is_answered() {
-    let lab = Lab::start().await;
+    let lab = Lab::threaded().await;
     let path = lab.object().await;
     for tier in ["origin", "memory"] {
         let answer = lab.get(&path, &[]).await;
@@ -38,7 +38,7 @@ async fn ranges_are_answered_whatever_is_known_of_the_object() {
         (format!("bytes=0-{}", LEN - 1), 0..LEN),
     ] {
         // A member of its own, that knows nothing yet; the second time it knows all.
-        let lab = Lab::start().await;
+        let lab = Lab::threaded().await;
         let path = lab.object().await;
         for _ in 0..2 {
             let answer = lab.get(&path, &[("range", &header)]).await;
@@ -52,7 +52,7 @@ async fn ranges_are_answered_whatever_is_known_of_the_object() {
 
 #[tokio::test]
 async fn ranges_that_the_object_has_not_are_refused() {
-    let lab = Lab::start().await;
+    let lab = Lab::threaded().await;
     let path = lab.object().await;
     for header in [
         format!("bytes={LEN}-"),
@@ -79,7 +79,7 @@ async fn ranges_that_the_object_has_not_are_refused() {
 
 #[tokio::test]
 async fn several_ranges_are_parts_of_one_answer() {
-    let lab = Lab::start().await;
+    let lab = Lab::threaded().await;
     let path = lab.object().await;
     let header = format!("bytes=0-9, {}-{}, -5", BLOCK - 3, 2 * BLOCK + 2);
     let answer = lab.get(&path, &[("range", &header)]).await;
@@ -150,7 +150,7 @@ async fn long_ranges_from_the_disk_come_in_pieces_and_are_whole() {
 
 #[tokio::test]
 async fn heads_tell_lengths() {
-    let lab = Lab::start().await;
+    let lab = Lab::threaded().await;
     let path = lab.object().await;
     for _ in 0..2 {
         let answer = lab
@@ -166,7 +166,7 @@ async fn heads_tell_lengths() {
 
 #[tokio::test]
 async fn what_is_not_cached_is_not_fetched_for_who_wants_only_that() {
-    let lab = Lab::start().await;
+    let lab = Lab::threaded().await;
     let path = lab.object().await;
     let only = ("cache-control", "no-transform, only-if-cached");
     let put = lab.store.requests();
@@ -189,7 +189,7 @@ async fn what_is_not_cached_is_not_fetched_for_who_wants_only_that() {
 
 #[tokio::test]
 async fn conditions_are_heeded() {
-    let lab = Lab::start().await;
+    let lab = Lab::threaded().await;
     let path = lab.object().await;
     let etag = format!("\"{}\"", Digest::of(b"object"));
     for same in [&*etag, "*", &format!("\"x\", {etag}"), &format!("W/{etag}")] {
