@@ -54,7 +54,8 @@ struct Rest {
 }
 
 /// Makes a body of segments. One piece is read at a time: what the client does not take is not in
-/// memory, but what is missing is asked of the origin ahead of it.
+/// memory, but what is missing is asked of the origin ahead of it. Before each piece other answers of
+/// the thread have their turn.
 pub(super) fn stream(
     member: &Arc<Member>,
     name: &ObjectName,
@@ -89,6 +90,8 @@ impl Rest {
             Segment::Text(text) => return Ok(Some(text)),
             Segment::Range(range) => range,
         };
+        // A client that takes all at once would get its whole answer, and the next one, in one turn.
+        tokio::task::yield_now().await;
         let block_bytes = self.cache.block_bytes;
         let part = parts(range.clone(), block_bytes).next();
         let part = part.ok_or(CacheError::Beyond(range.start))?;
@@ -113,5 +116,72 @@ impl Rest {
         let from = self.ahead.unwrap_or_else(|| *ahead.start());
         self.cache.ahead(&self.name, from..=end, last, &self.asker);
         self.ahead = Some(from.max(end.saturating_add(1)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures::TryStreamExt as _;
+    use nacre_blobstore::testing::memory_store;
+    use nacre_blobstore::{Digest, Key, SystemClock};
+
+    use super::*;
+    use crate::server::cache::CacheOptions;
+    use crate::server::fair::Priority;
+    use crate::server::{RegionServer, ServerOptions};
+
+    const BLOCK: u32 = 64 << 10;
+    const BLOCKS: usize = 8;
+
+    /// A member that has the object in memory.
+    async fn filled() -> (Arc<Member>, ObjectName, Asker) {
+        let store = memory_store();
+        let path = format!("/packs/{}", Digest::of(b"object"));
+        let body = Bytes::from(vec![7; BLOCKS * BLOCK as usize]);
+        let key = Key::new(&path[1..]).unwrap();
+        store.put(&key, body).await.unwrap();
+        let options = ServerOptions {
+            cache: CacheOptions {
+                block_bytes: BLOCK,
+                ..CacheOptions::default()
+            },
+            ..ServerOptions::default()
+        };
+        let clock = Arc::new(SystemClock::new());
+        let server = RegionServer::open(options, store, clock).unwrap();
+        let asker = Asker {
+            client: "client".into(),
+            priority: Priority::Demand,
+            admission: Admission::MayShed,
+            span: tracing::Span::none(),
+        };
+        let name = ObjectName::from_path(&path).unwrap();
+        let _all: Vec<_> = whole(&server.member, &name, &asker)
+            .try_collect()
+            .await
+            .unwrap();
+        (server.member, name, asker)
+    }
+
+    fn whole(member: &Arc<Member>, name: &ObjectName, asker: &Asker) -> Streamed {
+        let range = 0..BLOCKS as u64 * u64::from(BLOCK);
+        stream(member, name, vec![Segment::Range(range)], asker.clone())
+    }
+
+    #[tokio::test]
+    async fn answers_of_one_thread_take_turns() {
+        let (member, name, asker) = filled().await;
+        let turns = Mutex::new(Vec::new());
+        let answer = async |client: usize| {
+            let mut pieces = whole(&member, &name, &asker);
+            while let Some(_piece) = pieces.try_next().await.unwrap() {
+                turns.lock().unwrap().push(client);
+            }
+        };
+        tokio::join!(biased; answer(0), answer(1));
+        let turns = turns.into_inner().unwrap();
+        assert_eq!(turns, [0, 1].repeat(BLOCKS));
     }
 }
