@@ -34,5 +34,6 @@ mod stores;
 mod tar;
 mod tidy;
 mod trace;
+mod two_files;
 mod volumes;
 mod writes;

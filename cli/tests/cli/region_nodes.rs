@@ -1,19 +1,16 @@
 //! Nodes behind a region's cache, and regions behind another one. Needs root and FUSE.
 
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::layout::{self, Layer, Packing};
 use crate::node::{Node, pause};
-use crate::tar::{Entry, archive};
+use crate::two_files::{read_both, source};
 
 const NOT_FOUND: i32 = 10;
 const USAGE: i32 = 2;
 const START_POLLS_MAX: u32 = 400;
-const FILE_BYTES: usize = 3 << 20;
 const MEMBERS: usize = 2;
 pub(crate) const MEMORY: &str = "128M";
 
@@ -51,28 +48,6 @@ impl Drop for Member {
         self.process.kill().unwrap_or(());
         drop(self.process.wait());
     }
-}
-
-fn body() -> Vec<u8> {
-    let words = (0..FILE_BYTES / 4).map(|word| u32::try_from(word).unwrap());
-    words
-        .flat_map(|word| word.wrapping_mul(2_654_435_761).to_le_bytes())
-        .collect()
-}
-
-fn source(node: &Node) -> String {
-    let entries = [Entry::file("large", body()), Entry::file("small", "small")];
-    let layer = Layer::new(&archive(&entries), Packing::Gzip);
-    layout::write(&node.path("layout"), &[layer], &json!({}));
-    format!("oci:{}:v1", node.path("layout").display())
-}
-
-fn read_both(mount: &Path) {
-    assert!(
-        std::fs::read(mount.join("large")).unwrap() == body(),
-        "large differs"
-    );
-    assert_eq!(std::fs::read(mount.join("small")).unwrap(), b"small");
 }
 
 fn number(value: &Value) -> u64 {

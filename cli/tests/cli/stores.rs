@@ -7,39 +7,13 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use crate::layout::{self, Layer, Packing};
 use crate::node::Node;
 use crate::proxy::Proxy;
-use crate::tar::{Entry, archive};
+use crate::two_files::{large_bytes, read_both, source};
 
 const BUSY: i32 = 11;
 const CORRUPT: i32 = 12;
 const EIO: i32 = 5;
-const FILE_BYTES: usize = 3 << 20;
-
-/// Bytes that differ from place to place, so that no part of them can stand in for another.
-fn body() -> Vec<u8> {
-    let words = (0..FILE_BYTES / 4).map(|word| u32::try_from(word).unwrap());
-    words
-        .flat_map(|word| word.wrapping_mul(2_654_435_761).to_le_bytes())
-        .collect()
-}
-
-/// Writes a layout with one large file and a small one, and returns it as a source.
-fn source(node: &Node) -> String {
-    let entries = [Entry::file("large", body()), Entry::file("small", "small")];
-    let layer = Layer::new(&archive(&entries), Packing::Gzip);
-    layout::write(&node.path("layout"), &[layer], &json!({}));
-    format!("oci:{}:v1", node.path("layout").display())
-}
-
-fn read_both(mount: &Path) {
-    assert!(
-        std::fs::read(mount.join("large")).unwrap() == body(),
-        "large differs"
-    );
-    assert_eq!(std::fs::read(mount.join("small")).unwrap(), b"small");
-}
 
 #[test]
 fn images_come_from_an_s3_server() {
@@ -117,7 +91,7 @@ fn damage_is_an_error_and_never_wrong_bytes() {
     let mut read = Vec::new();
     let error = large.read_to_end(&mut read).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(EIO));
-    assert!(body().starts_with(&read), "wrong bytes were read");
+    assert!(large_bytes().starts_with(&read), "wrong bytes were read");
     // What is whole goes on to be served.
     assert_eq!(std::fs::read(mount.join("small")).unwrap(), b"small");
 
