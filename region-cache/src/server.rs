@@ -9,9 +9,11 @@
 //! is on its disk is checked against checksums that were taken when it came from the origin;
 //! readers check all that they get, and report wrong bytes (`POST /report`).
 //!
-//! Memory: all blocks, wherever they are, stay within one limit (`budget`). Beside that an entry
-//! costs some 450 bytes for each MiB of the disk tier, and a connection some 20 KiB and what the
-//! kernel buffers.
+//! Connections are spread over threads, each with a runtime of its own (`workers`).
+//!
+//! Memory: all blocks, wherever they are, stay within one limit (`budget`). Beside that a disk tier
+//! has 16 MiB of buffers to read into (`disk`) and some 450 bytes for each MiB of it, and a connection
+//! costs some 20 KiB and what the kernel buffers.
 
 mod access;
 mod block;

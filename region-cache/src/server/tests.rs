@@ -49,23 +49,14 @@ impl Answer {
 
 impl Lab {
     async fn start() -> Self {
-        Self::with(&CacheOptions {
-            memory_bytes: MEMORY_BYTES_MIN,
-            block_bytes: BLOCK,
-            ..CacheOptions::default()
-        })
-        .await
+        Self::with(&small_cache()).await
     }
 
     /// As [`start`](Self::start), with connections on threads of their own: there a test's own
     /// subscriber sees no spans.
     async fn threaded() -> Self {
         let options = ServerOptions {
-            cache: CacheOptions {
-                memory_bytes: MEMORY_BYTES_MIN,
-                block_bytes: BLOCK,
-                ..CacheOptions::default()
-            },
+            cache: small_cache(),
             threads: 2,
             ..ServerOptions::default()
         };
@@ -136,6 +127,14 @@ impl Lab {
         let key = Key::new(&path[1..]).unwrap();
         self.store.put(&key, body()).await.unwrap();
         path
+    }
+}
+
+fn small_cache() -> CacheOptions {
+    CacheOptions {
+        memory_bytes: MEMORY_BYTES_MIN,
+        block_bytes: BLOCK,
+        ..CacheOptions::default()
     }
 }
 

@@ -14,7 +14,7 @@ const PIECES: usize = 32;
 
 /// What reads past the page cache want memory and offsets to be aligned to: the largest sector of
 /// disks, and the page of every file system.
-pub(super) const ALIGNMENT: usize = 4096;
+const ALIGNMENT: usize = 4096;
 
 type Free = Arc<Mutex<Vec<BytesMut>>>;
 
