@@ -58,6 +58,8 @@ first=$(for i in $(seq 5); do
   DELAY='?delay_ms=20' on "first-$i" cache stats > /dev/null # starts the daemon
   DELAY='?delay_ms=20' on "first-$i" --json mount image "$work/mount/kernel"
   umount "$work/mount/kernel"
+  # It streams what was read of the image above: all of it.
+  NACRE_ROOT=$work/root-first-$i stop_daemon
 done | milliseconds)
 
 # A thousand live mounts of 20 images: the image and parts of it.

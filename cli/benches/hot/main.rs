@@ -1,8 +1,8 @@
 //! `hot LABEL=DIR... [--rounds N] [--json FILE] [--svg FILE]`: the speed of mounts of one image, once
 //! all that is read is in memory.
 //!
-//! Every operation is run on each mount in turn, round after round (A B C A B C), after one round
-//! that does not count; medians are printed, and the ratio to the first mount. Needs root, for
+//! Every operation is run on each mount in turn, round after round, each of which begins with the next
+//! mount (A B C, B C A), after one that does not count; medians are printed, and the ratio to the first mount. Needs root, for
 //! chroot(2); the image needs `/bin/true` and `python3`.
 
 mod operations;
@@ -51,8 +51,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut report = Report::new(mounts.iter().map(|(label, _)| label.clone()).collect());
     for operation in OPERATIONS {
         for round in 0..=rounds {
-            for (number, (_, directory)) in mounts.iter().enumerate() {
-                let rate = (operation.run)(directory, &subject)?;
+            for turn in 0..mounts.len() {
+                let number = (round + turn) % mounts.len();
+                let rate = (operation.run)(&mounts[number].1, &subject)?;
                 if round > 0 {
                     report.add(operation, number, rate);
                 }

@@ -18,8 +18,8 @@ const RANDOM_READS: usize = 100_000;
 const MAPPINGS: usize = 500;
 const FAULTS_PER_MAPPING: usize = 64;
 const MISSES_PER_DIRECTORY: usize = 4;
-const EXECS: usize = 200;
-const PYTHONS: usize = 4;
+const EXECS: usize = 1000;
+const PYTHONS: usize = 12;
 
 /// Something done to a mount.
 #[derive(Debug, Clone, Copy)]
