@@ -1,9 +1,9 @@
 //! `hot LABEL=DIR... [--rounds N] [--json FILE] [--svg FILE]`: the speed of mounts of one image, once
 //! all that is read is in memory.
 //!
-//! Every operation is run on each mount in turn, round after round, each of which begins with the next
-//! mount (A B C, B C A), after one that does not count; medians are printed, and the ratio to the first mount. Needs root, for
-//! chroot(2); the image needs `/bin/true` and `python3`.
+//! Every operation is run on each mount in turn, round after round, each of which begins with the
+//! next mount (A B C, B C A), after one that does not count; medians are printed, and the ratio to
+//! the first mount. Needs root, for chroot(2); the image needs `/bin/true` and `python3`.
 
 mod operations;
 mod report;
