@@ -37,12 +37,8 @@ mount -t overlay overlay -o "lowerdir=$work/native/lower,upperdir=$work/native/u
   "$work/mount/native"
 on node mount --mode kernel --rw image "$work/mount/kernel" > /dev/null
 on node mount --mode fuse --rw image "$work/mount/fuse" > /dev/null
-# What was just written is in memory in other pieces than what is read.
-sync; echo 3 > /proc/sys/vm/drop_caches
 on other mount --mode kernel --rw image "$work/mount/gate" > /dev/null
 read_all "$work/mount/gate"
-# As above: the pages of all four come from reads of them alone. Inodes stay, and with them what FUSE serves.
-sync; echo 1 > /proc/sys/vm/drop_caches
 "$hot" --rounds "$rounds" --json "$out/hot.json" --svg "$out/hot.svg" \
   native="$work/mount/native" kernel="$work/mount/kernel" gate="$work/mount/gate" fuse="$work/mount/fuse" |
   tee "$out/hot.md"

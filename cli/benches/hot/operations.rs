@@ -3,10 +3,11 @@
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::{self, Read as _, Write as _};
+use std::ops::AddAssign;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
 
@@ -18,15 +19,47 @@ const RANDOM_READS: usize = 100_000;
 const MAPPINGS: usize = 500;
 const FAULTS_PER_MAPPING: usize = 64;
 const MISSES_PER_DIRECTORY: usize = 4;
-const EXECS: usize = 1000;
-const PYTHONS: usize = 12;
+const EXECS: usize = 200;
+const PYTHONS: usize = 2;
 
 /// Something done to a mount.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operation {
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
-    pub(crate) run: fn(&Path, &Subject) -> io::Result<f64>,
+    pub(crate) run: fn(&Path, &Subject) -> io::Result<Work>,
+}
+
+/// How much was done, and in what time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Work {
+    amount: f64,
+    time: Duration,
+}
+
+impl Work {
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    fn new(amount: usize, time: Duration) -> Self {
+        Self {
+            amount: amount as f64,
+            time,
+        }
+    }
+
+    fn since(start: Instant, amount: usize) -> Self {
+        Self::new(amount, start.elapsed())
+    }
+
+    pub(crate) fn rate(self) -> f64 {
+        self.amount / self.time.as_secs_f64()
+    }
+}
+
+impl AddAssign for Work {
+    fn add_assign(&mut self, more: Self) {
+        self.amount += more.amount;
+        self.time += more.time;
+    }
 }
 
 pub(crate) const OPERATIONS: &[Operation] = &[
@@ -82,13 +115,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Returns how often a second something was done `times` times since `start`.
-#[expect(clippy::cast_precision_loss, reason = "a rate")]
-fn rate(times: usize, start: Instant) -> f64 {
-    times as f64 / start.elapsed().as_secs_f64()
-}
-
-fn walk(root: &Path, _: &Subject) -> io::Result<f64> {
+fn walk(root: &Path, _: &Subject) -> io::Result<Work> {
     let start = now();
     let mut seen = 0;
     let mut pending = vec![root.to_owned()];
@@ -101,10 +128,10 @@ fn walk(root: &Path, _: &Subject) -> io::Result<f64> {
             }
         }
     }
-    Ok(rate(seen, start))
+    Ok(Work::since(start, seen))
 }
 
-fn miss(root: &Path, subject: &Subject) -> io::Result<f64> {
+fn miss(root: &Path, subject: &Subject) -> io::Result<Work> {
     let paths: Vec<_> = subject
         .directories
         .iter()
@@ -117,10 +144,10 @@ fn miss(root: &Path, subject: &Subject) -> io::Result<f64> {
         .iter()
         .filter(|path| fs::symlink_metadata(path).is_err());
     assert_eq!(missing.count(), paths.len());
-    Ok(rate(paths.len(), start))
+    Ok(Work::since(start, paths.len()))
 }
 
-fn small(root: &Path, subject: &Subject) -> io::Result<f64> {
+fn small(root: &Path, subject: &Subject) -> io::Result<Work> {
     let paths: Vec<_> = subject.small.iter().map(|path| root.join(path)).collect();
     let mut buffer = vec![0; 1 << 16];
     let start = now();
@@ -128,10 +155,10 @@ fn small(root: &Path, subject: &Subject) -> io::Result<f64> {
         let mut file = File::open(path)?;
         while file.read(&mut buffer)? > 0 {}
     }
-    Ok(rate(paths.len(), start))
+    Ok(Work::since(start, paths.len()))
 }
 
-fn open_large(root: &Path, subject: &Subject) -> io::Result<f64> {
+fn open_large(root: &Path, subject: &Subject) -> io::Result<Work> {
     const TIMES: usize = 500;
     let paths: Vec<_> = subject
         .large
@@ -144,10 +171,10 @@ fn open_large(root: &Path, subject: &Subject) -> io::Result<f64> {
             drop(File::open(path)?);
         }
     }
-    Ok(rate(TIMES * paths.len(), start))
+    Ok(Work::since(start, TIMES * paths.len()))
 }
 
-fn sequential(root: &Path, subject: &Subject) -> io::Result<f64> {
+fn sequential(root: &Path, subject: &Subject) -> io::Result<Work> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut bytes = 0;
     let start = now();
@@ -160,7 +187,11 @@ fn sequential(root: &Path, subject: &Subject) -> io::Result<f64> {
             }
         }
     }
-    Ok(rate(bytes, start) / 1e6)
+    let work = Work::since(start, bytes);
+    Ok(Work {
+        amount: work.amount / 1e6,
+        ..work
+    })
 }
 
 /// Pages of a file in an order that looks random and is always the same (Knuth's MMIX generator).
@@ -179,17 +210,17 @@ fn largest<'a>(root: &Path, subject: &'a Subject) -> io::Result<(File, u64)> {
     Ok((File::open(root.join(path))?, *bytes))
 }
 
-fn random(root: &Path, subject: &Subject) -> io::Result<f64> {
+fn random(root: &Path, subject: &Subject) -> io::Result<Work> {
     let (file, bytes) = largest(root, subject)?;
     let mut page = [0; PAGE_BYTES];
     let start = now();
     for offset in pages(bytes).take(RANDOM_READS) {
         file.read_exact_at(&mut page, offset)?;
     }
-    Ok(rate(RANDOM_READS, start))
+    Ok(Work::since(start, RANDOM_READS))
 }
 
-fn faults(root: &Path, subject: &Subject) -> io::Result<f64> {
+fn faults(root: &Path, subject: &Subject) -> io::Result<Work> {
     let (file, bytes) = largest(root, subject)?;
     let mut pages = pages(bytes);
     let mut sum = 0_u64;
@@ -204,19 +235,19 @@ fn faults(root: &Path, subject: &Subject) -> io::Result<f64> {
         }
     }
     black_box(sum);
-    Ok(rate(MAPPINGS * FAULTS_PER_MAPPING, start))
+    Ok(Work::since(start, MAPPINGS * FAULTS_PER_MAPPING))
 }
 
-fn exec(root: &Path, _: &Subject) -> io::Result<f64> {
+fn exec(root: &Path, _: &Subject) -> io::Result<Work> {
     spawn(root, EXECS, &["/bin/true"])
 }
 
-fn python(root: &Path, _: &Subject) -> io::Result<f64> {
+fn python(root: &Path, _: &Subject) -> io::Result<Work> {
     let imports = "import json, re, ssl, sqlite3, asyncio, email";
     spawn(root, PYTHONS, &["python3", "-c", imports])
 }
 
-fn spawn(root: &Path, times: usize, command: &[&str]) -> io::Result<f64> {
+fn spawn(root: &Path, times: usize, command: &[&str]) -> io::Result<Work> {
     let output = Command::new(std::env::current_exe()?)
         .arg("--spawn")
         .arg(root)
@@ -225,11 +256,12 @@ fn spawn(root: &Path, times: usize, command: &[&str]) -> io::Result<f64> {
         .stderr(Stdio::inherit())
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    text.trim().parse().map_err(io::Error::other)
+    let seconds = text.trim().parse().map_err(io::Error::other)?;
+    Ok(Work::new(times, Duration::from_secs_f64(seconds)))
 }
 
 /// Changes into a mount as its root, starts a command so many times, one after the other, and
-/// prints the rate.
+/// prints the seconds it took.
 pub(crate) fn spawn_here(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let [root, times, program, arguments @ ..] = arguments else {
         return Err("DIR, TIMES and a command are wanted".into());
@@ -250,5 +282,5 @@ pub(crate) fn spawn_here(arguments: &[String]) -> Result<(), Box<dyn std::error:
             return Err(format!("{program} ended with {status}").into());
         }
     }
-    Ok(writeln!(io::stdout(), "{}", rate(times, start))?)
+    Ok(writeln!(io::stdout(), "{}", start.elapsed().as_secs_f64())?)
 }

@@ -47,7 +47,7 @@ impl Report {
     }
 
     /// One row of the table.
-    pub(crate) fn line(&self, operation: &Operation) -> String {
+    fn line(&self, operation: &Operation) -> String {
         let first = self.median(operation, 0);
         let mut line = format!("| {} | {first:.0} {} |", operation.name, operation.unit);
         for mount in 1..self.labels.len() {
