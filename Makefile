@@ -17,10 +17,11 @@ check: deps browser ## Format, lints, documentation, tests
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --no-deps --locked
 	@scripts/test.sh
 
-bench: deps ## Measure mounts of IMAGE, then starts; scripts/bench*.sh say what they need
+bench: deps ## Measure mounts and cold starts of IMAGE (oci:DIR:TAG); adding PULL of a registry beside containerd
 	cargo build --release --locked --workspace --bin nacre --bench hot
 	@scripts/bench-mounts.sh
-	@scripts/bench.sh
+	@scripts/bench-cold.sh
+	@[ -z "$$PULL" ] || IMAGE=$$PULL scripts/bench-add.sh
 
 bench-foyer: deps ## Measure the tiers of a region member beside the crate foyer (some minutes)
 	@scripts/bench-foyer.sh

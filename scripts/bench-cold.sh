@@ -14,7 +14,7 @@ nacre=$(realpath "${NACRE:-$(dirname "$0")/../target/release/nacre}")
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/nacre-bench.XXXXXX")
 export NACRE_ROOT=$work/node/root
 
-. "$(dirname "$0")/daemon.sh"
+. "$(dirname "$0")/measure.sh"
 end_node() {
   if ! mountpoint -q "$work/node"; then return; fi
   stop_daemon
@@ -34,11 +34,10 @@ start() {
   local from
   from=$(date +%s.%N)
   "$nacre" run --rm image sh -c "$command" > "$work/out"
-  echo "$(date +%s.%N) - $from" | bc >> "$work/$1"
+  seconds_since "$from" >> "$work/$1"
 }
-drop_caches() { sync; echo 3 > /proc/sys/vm/drop_caches; }
-median() { sort -n "$work/$1" | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
-ratio() { echo "$(echo "scale=2; $(median "$1") / $(median "$2")" | bc) ($(median "$2") s)"; }
+of() { median < "$work/$1"; }
+ratio() { echo "$(echo "scale=2; $(of "$1") / $(of "$2")" | bc) ($(of "$2") s)"; }
 
 mkdir "$work/node"
 export NACRE_STORE=file://$work/store
@@ -64,6 +63,6 @@ for _ in $(seq "$runs"); do
   done
 done
 for trace in none trace; do
-  echo "$trace: $(median $trace) s, $(ratio $trace $trace-there) of the same start without page caches, $(ratio $trace $trace-again) of one right after it"
+  echo "$trace: $(of $trace) s, $(ratio $trace $trace-there) of the same start without page caches, $(ratio $trace $trace-again) of one right after it"
   echo "  all: $(paste -sd ' ' "$work/$trace"); there $(paste -sd ' ' "$work/$trace-there"); requests and bytes $(paste -sd ',' "$work/$trace-fetched")"
 done

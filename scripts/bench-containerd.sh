@@ -16,7 +16,7 @@ if [ -n "${ON:-}" ]; then
     mount -o loop "$disk" "$work"
 fi
 export NACRE_ROOT=$work/node NACRE_STORE=file://$work/store
-. scripts/daemon.sh
+. scripts/measure.sh
 overlay=
 finish() {
     [ -z "$overlay" ] || kill "$overlay"

@@ -23,7 +23,7 @@ finish() {
   for root in "$work"/root-*; do NACRE_ROOT=$root stop_daemon; done
   rm -rf --one-file-system "$work"
 }
-. "$(dirname "$0")/daemon.sh"
+. "$(dirname "$0")/measure.sh"
 trap finish EXIT
 on() { local root=$1; shift; "$nacre" --root "$work/root-$root" --store "file://$work/store${DELAY:-}" "$@"; }
 read_all() { find "$1" -type f -print0 | xargs -0 cat > /dev/null; }

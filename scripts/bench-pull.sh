@@ -30,12 +30,11 @@ plugins.'io.containerd.cri.v1.runtime' = { restrict_oom_score_adj = true }"
 fi
 work=$(mktemp -d /var/tmp/nacre-bench.XXXXXX)
 export NACRE_ROOT=$work/node
-. scripts/daemon.sh
+. scripts/measure.sh
 containerd=
 container=
 c() { ctr --address "$work/c/sock" "$@" 2>> "$work/log"; }
 cri() { crictl --timeout 300s --runtime-endpoint "unix://$work/c/sock" --image-endpoint "unix://$work/c/sock" "$@"; }
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 stop_all() {
     [ -z "$containerd" ] || kill "$containerd"
     while [ -n "$containerd" ] && kill -0 "$containerd" 2>/dev/null; do sleep 0.1; done
@@ -123,8 +122,7 @@ by_crictl() {
 # start SNAPSHOTTER: the seconds of one start.
 start() {
     local from to
-    sync
-    echo 3 > /proc/sys/vm/drop_caches
+    drop_caches
     from=$(date +%s.%N)
     "by_$by" "$1"
     to=$(date +%s.%N)
@@ -153,6 +151,6 @@ full=$(median < "$work/overlayfs")
 of() { echo "$1 s ($(echo "scale=3; $1 / $full" | bc))"; }
 echo "overlayfs: $full s; nacre: the first $(of "$(head -n 1 "$work/nacre")"), others $(of "$(tail -n +2 "$work/nacre" | median)")"
 if [ "$by" = crictl ]; then
-    echo "of that from RunPodSandbox on: nacre, others $(of "$(tail -n +2 "$work/nacre-pulled" | median)")"
+    echo "of that from RunPodSandbox on: nacre, the first $(of "$(head -n 1 "$work/nacre-pulled")"), others $(of "$(tail -n +2 "$work/nacre-pulled" | median)")"
 fi
 echo "all: overlayfs $(paste -sd ' ' "$work/overlayfs"); nacre $(paste -sd ' ' "$work/nacre")"

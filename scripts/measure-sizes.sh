@@ -7,7 +7,7 @@ nacre=${2:-$(dirname "$0")/../target/release/nacre}
 root=$(mktemp -d /var/tmp/nacre-sizes.XXXXXX)
 export NACRE_ROOT=$root/none NACRE_STORE=file://$root/none
 
-. "$(dirname "$0")/daemon.sh"
+. "$(dirname "$0")/measure.sh"
 trap 'stop_daemon; rm -rf "$root"' EXIT
 
 echo "| frame | average chunk | v1 stored | cold start: requests | fetched | v3 stored | v2 stored |"

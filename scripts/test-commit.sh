@@ -16,7 +16,7 @@ export PATH=$containerd2:$PATH
 
 export NACRE_ROOT=$work/node NACRE_STORE="file://$work/store?journal=$work/journal"
 export NACRE_CONTAINERD_ADDRESS=$work/containerd.sock
-. scripts/daemon.sh
+. scripts/measure.sh
 ctr() { command ctr --address "$work/containerd.sock" "$@"; }
 containerd=
 finish() {
