@@ -8,7 +8,8 @@ use crate::tar::Entry;
 const NOT_FOUND: i32 = 10;
 
 impl Scene {
-    fn register(&self, name: &str, rest: &[&str]) -> Value {
+    /// Makes an image of the store one of containerd.
+    pub(super) fn register(&self, name: &str, rest: &[&str]) -> Value {
         let socket = self.path("c.sock").display().to_string();
         let register = ["image", "register", name, "--containerd"];
         let address = ["--containerd-address", &socket];
