@@ -5,11 +5,14 @@
 //! nothing alive but the packs that its record lists: copies of what it names, in its order.
 //!
 //! ```text
-//! "NTC1" | starts uvarint | count uvarint | entry*                          at most 4 MiB
+//! "NTC2" | starts uvarint | count uvarint | entry*                          at most 4 MiB
 //! entry: 1 u8 | content id | size uvarint | offset uvarint | length uvarint
 //!        2 u8 | tree id
-//!        then starts uvarint | at uvarint, us | waited uvarint, us | tier u8 (0 node, 1 region, 2 origin)
+//!        then starts uvarint | unread uvarint | at uvarint, us | waited uvarint, us
+//!             | tier u8 (0 node, 1 region, 2 origin)
 //! ```
+//!
+//! In the first form, "NTC1", which is read as well, no entry has `unread`.
 
 use crate::envelope::{self, EnvelopeError};
 use crate::refs::RefError;
@@ -19,13 +22,16 @@ use crate::{
     SecureError, StoreError, Tier, TreeId, Version, read_ref,
 };
 
-const MAGIC: &[u8; 4] = b"NTC1";
+const MAGIC: &[u8; 4] = b"NTC2";
+const MAGIC_FIRST: &[u8; 4] = b"NTC1";
 /// Most entries of a trace.
 pub const TRACE_ENTRIES_MAX: usize = 1 << 15;
 /// Largest trace, in bytes.
 pub(crate) const TRACE_BYTES_MAX: usize = 4 << 20;
 /// Least bytes of an entry.
 const ENTRY_BYTES_MIN: usize = 1 + Digest::LEN + 4;
+/// How many times as many starts may leave an entry unread as read it for it to be brought ahead of the next.
+const UNREAD_TIMES_MAX: u32 = 3;
 /// Namespace of the refs of traces.
 pub(crate) const TRACES_NAMESPACE: &str = "traces";
 
@@ -52,8 +58,10 @@ pub enum Traced {
 pub struct TraceEntry {
     /// What was read.
     pub what: Traced,
-    /// In how many of the recorded starts.
+    /// How many of the recorded starts were seen to read it.
     pub starts: u32,
+    /// How many were seen not to.
+    pub unread: u32,
     /// When it was read, in microseconds after the first read of the start that saw it first.
     pub at_us: u64,
     /// How long that read took, in microseconds.
@@ -106,7 +114,19 @@ impl From<Truncated> for TraceError {
     }
 }
 
+impl TraceEntry {
+    /// Tells whether it is worth bringing ahead of a start: one in four of those that tell read it.
+    pub fn is_wanted(&self) -> bool {
+        self.unread <= self.starts.saturating_mul(UNREAD_TIMES_MAX)
+    }
+}
+
 impl Trace {
+    /// Returns the entries that are worth bringing ahead of a start, in their order.
+    pub fn wanted(&self) -> impl Iterator<Item = &TraceEntry> {
+        self.entries.iter().filter(|entry| entry.is_wanted())
+    }
+
     /// Encodes the trace; entries beyond [`TRACE_ENTRIES_MAX`] are left out.
     pub fn encode(&self) -> Vec<u8> {
         let entries = &self.entries[..self.entries.len().min(TRACE_ENTRIES_MAX)];
@@ -134,6 +154,7 @@ impl Trace {
                 }
             }
             out.put_uvarint(entry.starts.into());
+            out.put_uvarint(entry.unread.into());
             out.put_uvarint(entry.at_us);
             out.put_uvarint(entry.waited_us);
             out.put_u8(match entry.tier {
@@ -167,7 +188,8 @@ impl Trace {
             return Err(TraceError::Malformed("too long"));
         }
         let mut wire = Wire::new(bytes);
-        if wire.array()? != *MAGIC {
+        let magic = wire.array()?;
+        if magic != *MAGIC && magic != *MAGIC_FIRST {
             return Err(TraceError::Malformed("not a trace"));
         }
         let starts = wire.uvarint32()?;
@@ -177,14 +199,14 @@ impl Trace {
         }
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
-            entries.push(decode_entry(&mut wire)?);
+            entries.push(decode_entry(&mut wire, magic == *MAGIC)?);
         }
         wire.finish()?;
         Ok(Self { starts, entries })
     }
 }
 
-fn decode_entry(wire: &mut Wire<'_>) -> Result<TraceEntry, TraceError> {
+fn decode_entry(wire: &mut Wire<'_>, has_unread: bool) -> Result<TraceEntry, TraceError> {
     let kind = wire.u8()?;
     let id = Digest::from_bytes(wire.array()?);
     let what = match kind {
@@ -210,6 +232,7 @@ fn decode_entry(wire: &mut Wire<'_>) -> Result<TraceEntry, TraceError> {
     Ok(TraceEntry {
         what,
         starts: wire.uvarint32()?,
+        unread: if has_unread { wire.uvarint32()? } else { 0 },
         at_us: wire.uvarint()?,
         waited_us: wire.uvarint()?,
         tier: match wire.u8()? {
@@ -273,6 +296,7 @@ mod tests {
                 len_bytes: 4096,
             },
             starts: 2,
+            unread: 5,
             at_us: 1_000_000 * u64::from(number),
             waited_us: 21_000,
             tier: Tier::Origin,
@@ -306,9 +330,26 @@ mod tests {
     }
 
     #[test]
+    fn the_first_form_is_read() {
+        let mut old = b"NTC1".to_vec();
+        old.extend([3, 1, 2]);
+        old.extend(Digest::of(b"t").as_bytes());
+        old.extend([2, 7, 9, 1]);
+        let read = Trace::decode(&old).unwrap();
+        let [entry] = read.entries[..] else {
+            panic!("one entry");
+        };
+        assert_eq!((read.starts, entry.starts, entry.unread), (3, 2, 0));
+        assert_eq!(
+            (entry.at_us, entry.waited_us, entry.tier),
+            (7, 9, Tier::Region)
+        );
+    }
+
+    #[test]
     fn golden_bytes() {
         let digest = Digest::of(&trace().encode()).to_string();
-        let golden = "c213468ae342aab0152ebaee337dab03863a06e0d86abe0b13f76bbd1926ac11";
+        let golden = "a2e39be1d64313bc91f0eda4c82f88cf9b9bcee52483f2a50fde012f97f18c21";
         assert_eq!(digest, golden);
     }
 

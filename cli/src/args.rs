@@ -85,6 +85,16 @@ pub(crate) struct Global {
         value_name = "FILES"
     )]
     pub(crate) cache_files: Option<u64>,
+    /// One start in so many is checked for what of its image's trace it reads, and waits a little more for
+    /// it; 0: none [default: 8]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "NACRE_CHECK_ONE_IN",
+        value_name = "STARTS"
+    )]
+    pub(crate) check_one_in: Option<u32>,
     /// Which layers containerd need not unpack: always (any image's: what is not in the store is added
     /// first), background (added later), if-stored, never [default: if-stored]
     #[arg(

@@ -170,6 +170,7 @@ fn node_options(settings: &Settings) -> Result<NodeOptions, Failure> {
         writes_through: region.clone().map(|region| region as _),
         region,
         wait_max: settings.wait_max(),
+        check_one_in: settings.check_one_in,
         pending_bytes_max: PENDING_BYTES_MAX,
         clock: Arc::clone(&settings.clock),
         crash: crash_hook(),

@@ -100,6 +100,8 @@ pub(crate) fn command_line(settings: &Settings, verb: &str) -> std::io::Result<V
         }
     }
     line.extend([
+        "--check-one-in".into(),
+        settings.check_one_in.to_string().into(),
         "--containerd-address".into(),
         settings.containerd.clone().into(),
     ]);

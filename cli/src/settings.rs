@@ -19,6 +19,8 @@ use crate::failure::{Failure, USAGE};
 use crate::output;
 
 const DEFAULT_ROOT: &str = "/var/lib/nacre";
+/// Checked starts wait a little more, so they are few.
+const CHECK_ONE_IN: u32 = 8;
 const DEFAULT_CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// Between two looks at an index that another process uses.
 const INDEX_POLL_MS: u64 = 200;
@@ -40,6 +42,7 @@ struct SettingsFile {
     store_timeout: Option<u64>,
     cache_size: Option<Size>,
     cache_files: Option<u64>,
+    check_one_in: Option<u32>,
     lazy: Option<String>,
     containerd_address: Option<PathBuf>,
 }
@@ -111,6 +114,7 @@ pub(crate) struct Settings {
     pub(crate) home_store: Option<StoreUrl>,
     pub(crate) home_except: Vec<String>,
     pub(crate) cache: NodeCacheOptions,
+    pub(crate) check_one_in: u32,
     pub(crate) lazy: LazyPolicy,
     /// The socket of containerd.
     pub(crate) containerd: PathBuf,
@@ -175,6 +179,10 @@ impl Settings {
                 bytes_max: global.cache_size.or(cache_size),
                 files_max: global.cache_files.or(file.cache_files),
             },
+            check_one_in: global
+                .check_one_in
+                .or(file.check_one_in)
+                .unwrap_or(CHECK_ONE_IN),
             lazy: global.lazy.or(lazy).unwrap_or_default(),
             containerd,
             json: global.json,

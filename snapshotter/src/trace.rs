@@ -6,12 +6,19 @@
 //! ```
 //! All of it is off the path of reads: what fails is logged and costs speed, never an error, and
 //! a read never waits for its being recorded.
+//!
+//! What was streamed to the disk is read without our knowledge. So now and then a start is *checked* for a
+//! part of its trace: that comes into memory only, and to the disk when it is read. What of it is not on the
+//! node when the start is over was not read. Entries that few starts read are no longer streamed:
+//! one start that read the whole image does not make all others fetch it.
 
 mod attribution;
 mod coverage;
 mod merge;
 mod optimize;
+mod part;
 mod paths;
+mod publisher;
 mod recorder;
 mod recording;
 mod stream;
@@ -31,8 +38,10 @@ use crate::hints::Follower;
 
 pub(crate) use optimize::chunks_of;
 pub use optimize::{OptimizeError, optimize_image};
+use part::Part;
 pub use paths::content_paths;
-use recorder::{Publisher, Recorder};
+use publisher::{Publisher, Start};
+use recorder::Recorder;
 
 /// How long after a trace was streamed the same one is not streamed again: what it names is on
 /// the node, unless it was evicted.
@@ -53,12 +62,14 @@ pub(crate) struct Traces {
     follower: Arc<Follower>,
     tasks: Mutex<JoinSet<()>>,
     streamed: Mutex<HashMap<TreeId, Duration>>,
+    check_one_in: u32,
 }
 
 /// A trace on its way from the store.
 #[derive(Debug)]
 pub(crate) struct Coming {
     tree: TreeId,
+    checked: Option<Part>,
     loading: JoinHandle<Option<Loaded>>,
 }
 
@@ -66,15 +77,22 @@ pub(crate) struct Coming {
 type Loaded = (StoredTrace, bool);
 
 impl Traces {
-    /// Observes the reads of `cache`. Must be called in a runtime.
+    /// Observes the reads of `cache`, and checks one start in `check_one_in`. Must be called in a
+    /// runtime.
     pub(crate) fn new(
         store: Arc<dyn BlobStore>,
         reader: Arc<Reader>,
         cache: Arc<NodeCache>,
         clock: Arc<dyn Clock>,
         follower: Follower,
+        check_one_in: u32,
     ) -> Self {
-        let recorder = Recorder::start(Arc::clone(&store), Arc::clone(&clock));
+        let publisher = Publisher {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            cache: Some(Arc::clone(&cache)),
+        };
+        let recorder = Recorder::start(publisher);
         cache.observe_with(recorder.observer());
         Self {
             store,
@@ -85,6 +103,7 @@ impl Traces {
             follower: Arc::new(follower),
             tasks: Mutex::default(),
             streamed: Mutex::default(),
+            check_one_in,
         }
     }
 
@@ -92,8 +111,10 @@ impl Traces {
     /// An image without a trace of its own borrows that of another with its name but for the tag.
     pub(crate) fn opening(&self, tree: TreeId, image: &str) -> Option<Coming> {
         let repository = repository_key(image);
-        self.recorder.begin(tree, repository);
-        if self.is_streamed(tree) {
+        let is_streamed = self.is_streamed(tree);
+        let checked = Part::by_chance(self.check_one_in).filter(|_| !is_streamed);
+        self.recorder.begin(tree, repository, checked);
+        if is_streamed {
             return None;
         }
         let store = Arc::clone(&self.store);
@@ -109,7 +130,11 @@ impl Traces {
             let own = own.map(|own| (own, true));
             own.or_else(|| borrowed.map(|borrowed| (borrowed, false)))
         });
-        Some(Coming { tree, loading })
+        Some(Coming {
+            tree,
+            checked,
+            loading,
+        })
     }
 
     /// Streams a trace to the node, once `packs`, the packs of the image, are loaded. Without one
@@ -128,6 +153,7 @@ impl Traces {
             reader: Arc::clone(&self.reader),
             cache: Arc::clone(&self.cache),
             packs,
+            checked: coming.checked,
         };
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
@@ -196,8 +222,13 @@ pub async fn import_trace(
     let publisher = Publisher {
         store: Arc::clone(store),
         clock: Arc::clone(clock),
+        cache: None,
     };
-    publisher.publish(tree, None, &trace.entries).await
+    let start = Start {
+        entries: trace.entries.clone(),
+        ..Start::default()
+    };
+    publisher.publish(tree, &start).await
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

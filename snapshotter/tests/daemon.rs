@@ -57,6 +57,7 @@ fn start(store: &Arc<dyn BlobStore>, root: &Path) -> Arc<Node> {
         cache: nacre_fs::NodeCacheOptions::default(),
         region: None,
         wait_max: nacre_blobstore::READ_WAIT_MAX,
+        check_one_in: 0,
         writes_through: None,
         pending_bytes_max: u64::MAX,
         clock: Arc::new(SystemClock::new()),

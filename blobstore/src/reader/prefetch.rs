@@ -37,6 +37,8 @@ const WINDOW_BYTES_MAX: u64 = 16 << 20;
 
 /// Most plain bytes of one range, unless a single frame has more.
 const RANGE_PLAIN_BYTES_MAX: usize = 12 << 20;
+/// Stored bytes that are fetched at once to be kept with what was read recently: most of the room there.
+const WARM_BYTES_MAX: u64 = 48 << 20;
 /// Tasks that fetch without knowing what will be read.
 pub(super) const AHEAD_TASKS_MAX: usize = 16;
 
@@ -50,6 +52,13 @@ pub(super) struct Span {
     pub(super) pack: PackName,
     pub(super) frames: Vec<(FrameKey, FrameEntry)>,
     pub(super) items: Vec<(FrameKey, ItemKind)>,
+}
+
+impl Span {
+    fn stored_bytes(&self) -> u64 {
+        let frames = self.frames.iter();
+        frames.map(|(_, entry)| u64::from(entry.stored_bytes)).sum()
+    }
 }
 
 impl Reader {
@@ -118,10 +127,16 @@ impl Reader {
     }
 
     /// Fetches the frames of `items` as [`prefetch`](Self::prefetch) does, and keeps them with those
-    /// that were read recently: for what will be read soon, and is not much.
+    /// that were read recently: for what will be read soon. Frames beyond 48 MiB as stored are left
+    /// out, since they would displace the first ones.
     pub fn warm(&self, items: Vec<ItemKind>) -> impl Future<Output = ()> + Send + 'static {
         let shared = Arc::clone(&self.shared);
+        let mut room_bytes = WARM_BYTES_MAX;
         self.spans(items)
+            .take_while(move |span| {
+                room_bytes = room_bytes.saturating_sub(span.stored_bytes());
+                std::future::ready(room_bytes > 0)
+            })
             .for_each_concurrent(RANGES_MAX, move |span| {
                 let shared = Arc::clone(&shared);
                 async move { shared.fetch_span(span).await }

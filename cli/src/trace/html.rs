@@ -108,6 +108,7 @@ mod tests {
             waited_ms,
             tier: "origin".to_owned(),
             starts: 1,
+            unread: 0,
         };
         let reads = [
             read("/<script>alert('x')</script>&\"\n", 0.0, 20.0),

@@ -28,6 +28,7 @@ pub(super) struct Shown {
     pub(super) waited_ms: f64,
     pub(super) tier: String,
     pub(super) starts: u32,
+    pub(super) unread: u32,
 }
 
 pub(super) async fn show(settings: &Settings, arguments: &TraceShow) -> Result<(), Failure> {
@@ -122,6 +123,7 @@ impl Shown {
             }
             .to_owned(),
             starts: entry.starts,
+            unread: entry.unread,
         }
     }
 }

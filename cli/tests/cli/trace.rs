@@ -12,6 +12,8 @@ const FILES: u32 = 60;
 const STEP: usize = 6;
 /// Incompressible, so that some two share a frame.
 const FILE_BYTES: usize = 120_000;
+/// Starts until each of four parts of a trace was checked four times; that it takes more is no chance.
+const STARTS_MAX: u32 = 100;
 /// Looks at the counters until they rest.
 const POLLS_MAX: u32 = 400;
 const QUIET_POLLS: u32 = 12;
@@ -37,9 +39,13 @@ fn script() -> (String, usize) {
 
 fn run(node: &Node, store: &str) {
     let (script, bytes) = script();
-    let output = node.output(&[
-        "--store", store, "run", "--rm", "box:v1", "sh", "-c", &script,
-    ]);
+    run_script(node, &["--store", store], &script, bytes);
+}
+
+/// Runs a script in a sandbox, which prints so many bytes.
+fn run_script(node: &Node, flags: &[&str], script: &str, bytes: usize) {
+    let run = ["run", "--rm", "box:v1", "sh", "-c", script];
+    let output = node.output(&[flags, &run].concat());
     assert!(output.status.success(), "{output:?}");
     assert_eq!(output.stdout.len(), bytes);
 }
@@ -119,6 +125,44 @@ fn a_recorded_start_is_ahead_of_the_next_and_a_boot_pack_more_so() {
     assert!(opened <= 8, "{opened} reads");
     assert!(with <= 2, "{with} reads");
     assert_eq!(trace(&home)["boot_packs"], 1);
+}
+
+#[test]
+fn what_one_start_alone_read_is_not_brought_to_all_others() {
+    let home = Node::new();
+    add_box(&home);
+    let store = format!("file://{}", home.path("root/store").display());
+    // The daemon of a node that goes away stores what it saw.
+    let all = FILES as usize * FILE_BYTES;
+    run_script(&Node::new(), &["--store", &store], "cat /data/*", all);
+    let (script, bytes) = script();
+    let wanted = || {
+        let shown = home.json(&["trace", "show", "box:v1"]);
+        let entries = shown["entries"].as_array().unwrap().clone();
+        let is_file = |entry: &&Value| entry["what"].as_str().unwrap().starts_with("/data/");
+        let files = entries.iter().filter(is_file);
+        let number = |entry: &Value, key: &str| entry[key].as_u64().unwrap();
+        let is_wanted = |entry: &&Value| number(entry, "unread") <= 3 * number(entry, "starts");
+        files.filter(is_wanted).count()
+    };
+    assert_eq!(wanted(), FILES as usize);
+    let some = (FILES as usize).div_ceil(STEP);
+    // Each start is checked for a part of the trace, which chance tells.
+    for _ in 0..STARTS_MAX {
+        let flags = ["--store", &store, "--check-one-in", "1"];
+        run_script(&Node::new(), &flags, &script, bytes);
+        if wanted() == some {
+            break;
+        }
+    }
+    assert_eq!(wanted(), some);
+    let node = Node::new();
+    open_and_wait(&node, &store);
+    let cached = node.json(&["--store", &store, "cache", "stats"])["contents"].clone();
+    assert!(
+        (some as u64..2 * some as u64).contains(&cached.as_u64().unwrap()),
+        "{cached} contents"
+    );
 }
 
 #[test]

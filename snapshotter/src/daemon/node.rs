@@ -61,6 +61,8 @@ pub struct NodeOptions {
     /// How long a request of the kernel waits for what is not on the node, all in all: it fails with
     /// `EIO` then.
     pub wait_max: Duration,
+    /// One start in so many is checked for what of its trace it reads; 0: none.
+    pub check_one_in: u32,
     /// What takes snapshots before they are durable: the region's cache, if there is one.
     pub writes_through: Option<Arc<dyn RegionWriter>>,
     /// Bytes of what is not durable yet at which creations wait.
@@ -225,7 +227,7 @@ impl Node {
             let (store, clock) = (Arc::clone(&options.store), Arc::clone(&options.clock));
             let follower = hinted.follow(Arc::downgrade(&cache));
             let (reader, cache) = (Arc::clone(&reader), Arc::clone(&cache));
-            Traces::new(store, reader, cache, clock, follower)
+            Traces::new(store, reader, cache, clock, follower, options.check_one_in)
         };
         let served = Arc::clone(&view);
         let uploads = pending.upload_in(&runtime);

@@ -100,15 +100,11 @@ impl Node {
         if let Some(stored) = stored {
             load_packs(store, &self.index, &stored.record.packs).await?;
             packs.extend(&stored.record.packs);
-            let contents = stored.trace.entries.iter().map(|entry| entry.what);
-            let lists = stored
-                .trace
-                .entries
-                .iter()
-                .filter_map(|entry| match entry.what {
-                    Traced::Tree(tree) => Some(ItemKind::Tree(tree)),
-                    Traced::Content { .. } => None,
-                });
+            let contents = stored.trace.wanted().map(|entry| entry.what);
+            let lists = stored.trace.wanted().filter_map(|entry| match entry.what {
+                Traced::Tree(tree) => Some(ItemKind::Tree(tree)),
+                Traced::Content { .. } => None,
+            });
             let mut items: Vec<ItemKind> = lists.collect();
             let chunks = chunks_of::<NodeError>(&self.reader, contents).await?;
             items.extend(chunks.into_iter().map(ItemKind::Chunk));

@@ -6,6 +6,10 @@ use nacre_blobstore::{TRACE_ENTRIES_MAX, Trace, TraceEntry, Traced};
 
 use super::coverage::Coverage;
 
+/// What was not read so often counts half, and so does what was: starts of now count more than those
+/// of once.
+const UNREAD_MAX: u32 = 16;
+
 /// Adds a start to a trace. What the trace has keeps its place; what is new follows. Returns
 /// whether anything is new: without that, counting the start is not worth a write.
 pub(super) fn merge(trace: &mut Trace, recorded: &[TraceEntry]) -> bool {
@@ -50,6 +54,19 @@ pub(super) fn merge(trace: &mut Trace, recorded: &[TraceEntry]) -> bool {
     !new.is_empty()
 }
 
+/// Notes a checked start, which did not read those of the entries for which `unread` holds. Forgets what
+/// was not read for long.
+pub(super) fn note_unread(trace: &mut Trace, unread: &[bool]) {
+    for (entry, unread) in trace.entries.iter_mut().zip(unread) {
+        entry.unread = entry.unread.saturating_add((*unread).into());
+        if entry.unread >= UNREAD_MAX {
+            entry.starts /= 2;
+            entry.unread /= 2;
+        }
+    }
+    trace.entries.retain(|entry| entry.starts > 0);
+}
+
 /// Returns the range of a content that an entry names; of a tree an empty one.
 fn range(what: &Traced) -> std::ops::Range<u64> {
     match what {
@@ -72,6 +89,7 @@ mod tests {
         TraceEntry {
             what,
             starts: 1,
+            unread: 0,
             at_us: 0,
             waited_us: 0,
             tier: Tier::Origin,
@@ -115,6 +133,32 @@ mod tests {
             ]
         );
         assert_eq!(trace.starts, 3);
+    }
+
+    #[test]
+    fn what_few_starts_read_is_not_wanted_and_then_forgotten() {
+        let (often, seldom) = (content("often", 0, 9), content("seldom", 0, 9));
+        let mut trace = Trace::default();
+        assert!(merge(&mut trace, &[often, seldom]));
+        let wanted = |trace: &Trace| trace.wanted().map(|e| e.what).collect::<Vec<_>>();
+        for _ in 0..3 {
+            note_unread(&mut trace, &[false, true]);
+            assert_eq!(wanted(&trace), [often.what, seldom.what]);
+        }
+        note_unread(&mut trace, &[false, true]);
+        assert_eq!(wanted(&trace), [often.what], "one of five");
+        assert!(!merge(&mut trace, &[seldom]), "it is known");
+        assert_eq!(wanted(&trace), [often.what, seldom.what], "two of six");
+        for _ in 0..12 {
+            note_unread(&mut trace, &[false, true]);
+        }
+        let seldom = trace.entries[1];
+        assert_eq!((seldom.starts, seldom.unread), (1, 8), "of 2 and 16");
+        for _ in 0..8 {
+            assert_eq!(trace.entries.len(), 2);
+            note_unread(&mut trace, &[false, true]);
+        }
+        assert_eq!(trace.entries.len(), 1, "it is forgotten");
     }
 
     #[test]

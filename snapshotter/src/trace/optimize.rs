@@ -11,7 +11,7 @@ use nacre_blobstore::{
 };
 use tokio::runtime::Handle;
 
-use super::recorder::trace_record;
+use super::publisher::trace_record;
 use crate::image::Image;
 
 /// Why an image has no boot pack afterwards.
@@ -78,7 +78,7 @@ pub async fn optimize_image(
             WriterOptions::default(),
         );
         let chunks =
-            chunks_of::<OptimizeError>(reader, stored.trace.entries.iter().map(|e| e.what)).await?;
+            chunks_of::<OptimizeError>(reader, stored.trace.wanted().map(|e| e.what)).await?;
         let copied = copy(reader, writer.stream(), chunks).await;
         let finished = tokio::task::spawn_blocking(move || writer.finish());
         let finished = finished.await.map_err(|_| OptimizeError::Stopped)?;

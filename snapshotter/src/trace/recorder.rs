@@ -5,18 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nacre_blobstore::{
-    BlobStore, Clock, Digest, Lease, Record, RecordKind, Ref, RefError, SecureError, StoreError,
-    StoredTrace, Trace, TraceEntry, TraceError, TreeId, Version, read_epoch, read_ref, read_trace,
-    secure, trace_ref, write_ref,
-};
+use nacre_blobstore::{Digest, TraceError, TreeId};
 use nacre_fs::{Access, AccessObserver};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::attribution::{Attribution, look_up};
 use super::lock;
-use super::merge::merge;
+use super::part::Part;
+use super::publisher::{Publisher, Start};
 use super::recording::Recording;
 
 /// Reads that wait to be sorted at most; those beyond are not recorded.
@@ -25,8 +22,6 @@ const QUEUE_MAX: usize = 4096;
 const RECORDINGS_MAX: usize = 64;
 /// How often recordings are looked at whether they are over.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a trace is merged again because another node changed it meanwhile.
-const MERGES_MAX: usize = 4;
 
 /// Records starts in a task of its own.
 #[derive(Debug)]
@@ -38,19 +33,26 @@ pub(super) struct Recorder {
 
 #[derive(Debug)]
 enum Message {
-    Begin(TreeId, Option<Digest>),
+    Begin(TreeId, Begun),
     Access(Access),
     Finish(TreeId, oneshot::Sender<Result<bool, TraceError>>),
     Stop,
 }
 
+/// A start that is recorded.
+#[derive(Debug)]
+struct Begun {
+    repository: Option<Digest>,
+    checked: Option<Part>,
+}
+
 impl Recorder {
-    /// Starts the task; what it records goes to `store`.
-    pub(super) fn start(store: Arc<dyn BlobStore>, clock: Arc<dyn Clock>) -> Self {
+    /// Starts the task; what it records goes to `publisher`.
+    pub(super) fn start(publisher: Publisher) -> Self {
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let active = Arc::new(AtomicUsize::new(0));
         let worker = Worker {
-            publisher: Publisher { store, clock },
+            publisher,
             active: Arc::clone(&active),
             recordings: HashMap::new(),
             attribution: Attribution::default(),
@@ -73,14 +75,14 @@ impl Recorder {
     }
 
     /// Begins to record a start of `tree`, unless one is being recorded.
-    pub(super) fn begin(&self, tree: TreeId, repository: Option<Digest>) {
+    pub(super) fn begin(&self, tree: TreeId, repository: Option<Digest>, checked: Option<Part>) {
         // Counted here, so that the very first reads are seen; the task counts exactly.
         self.active.fetch_add(1, Ordering::Relaxed);
-        if self
-            .queue
-            .try_send(Message::Begin(tree, repository))
-            .is_err()
-        {
+        let begun = Begun {
+            repository,
+            checked,
+        };
+        if self.queue.try_send(Message::Begin(tree, begun)).is_err() {
             tracing::debug!(%tree, "a start is not recorded");
         }
     }
@@ -130,7 +132,7 @@ impl AccessObserver for Observer {
 struct Worker {
     publisher: Publisher,
     active: Arc<AtomicUsize>,
-    recordings: HashMap<TreeId, (Recording, Option<Digest>)>,
+    recordings: HashMap<TreeId, (Recording, Begun)>,
     attribution: Attribution,
     publishing: JoinSet<()>,
 }
@@ -151,7 +153,7 @@ impl Worker {
             };
             match message {
                 Some(Message::Access(access)) => self.sort(access).await,
-                Some(Message::Begin(tree, repository)) => self.begin(tree, repository),
+                Some(Message::Begin(tree, begun)) => self.begin(tree, begun),
                 Some(Message::Finish(tree, done)) => self.finish(tree, Some(done)),
                 Some(Message::Stop) | None => break,
             }
@@ -161,12 +163,12 @@ impl Worker {
         while self.publishing.join_next().await.is_some() {}
     }
 
-    fn begin(&mut self, tree: TreeId, repository: Option<Digest>) {
+    fn begin(&mut self, tree: TreeId, start: Begun) {
         self.finish_those_over();
         if self.recordings.len() < RECORDINGS_MAX {
             let now = self.publisher.clock.elapsed();
             let begun = self.recordings.entry(tree);
-            begun.or_insert_with(|| (Recording::new(now), repository));
+            begun.or_insert_with(|| (Recording::new(now), start));
         }
         self.active.store(self.recordings.len(), Ordering::Relaxed);
     }
@@ -209,9 +211,13 @@ impl Worker {
         let publisher = self.publisher.clone();
         self.publishing.spawn(async move {
             let published = match finished {
-                Some((recording, repository)) => {
-                    let entries = recording.into_entries();
-                    publisher.publish(tree, repository.as_ref(), &entries).await
+                Some((recording, begun)) => {
+                    let start = Start {
+                        repository: begun.repository,
+                        entries: recording.into_entries(),
+                        checked: begun.checked,
+                    };
+                    publisher.publish(tree, &start).await
                 }
                 None => Ok(false),
             };
@@ -221,149 +227,5 @@ impl Worker {
                 (None, Ok(_)) => {}
             }
         });
-    }
-}
-
-/// Stores what was recorded.
-#[derive(Debug, Clone)]
-pub(super) struct Publisher {
-    pub(super) store: Arc<dyn BlobStore>,
-    pub(super) clock: Arc<dyn Clock>,
-}
-
-impl Publisher {
-    /// Merges a start into the trace of its tree, and lets the images of its repository borrow the
-    /// result. `false` when nothing in it is new.
-    pub(super) async fn publish(
-        &self,
-        tree: TreeId,
-        repository: Option<&Digest>,
-        entries: &[TraceEntry],
-    ) -> Result<bool, TraceError> {
-        if entries.is_empty() || self.merged(tree, repository, entries).await?.0.is_none() {
-            return Ok(false);
-        }
-        // What the record relies on, the copies of an older trace and itself, may be condemned.
-        let random = getrandom::u64().map_err(|_| TraceError::Random)?;
-        let lease = format!("trace-{random:016x}");
-        let holder = format!("process {}", std::process::id());
-        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
-        let lease = Lease::acquire(store, clock, &lease, &holder).await?;
-        let published = self.publish_under(&lease, tree, repository, entries).await;
-        if let Err(error) = lease.release().await {
-            tracing::warn!(%error, "could not release lease");
-        }
-        published
-    }
-
-    async fn publish_under(
-        &self,
-        lease: &Lease,
-        tree: TreeId,
-        repository: Option<&Digest>,
-        entries: &[TraceEntry],
-    ) -> Result<bool, TraceError> {
-        let store = &*self.store;
-        let name = trace_ref(tree.digest());
-        let mut without_copies = false;
-        for _ in 0..MERGES_MAX {
-            let since = read_epoch(store).await.map_err(SecureError::Gc)?;
-            let (record, seen) = self.merged(tree, repository, entries).await?;
-            let Some(mut record) = record else {
-                return Ok(false);
-            };
-            if without_copies {
-                record.packs.clear();
-            }
-            let id = record.write(store).await?;
-            let secured = match secure(store, &*self.clock, id, &record, Some(since)).await {
-                Err(SecureError::Gone(_)) => {
-                    without_copies = true;
-                    continue;
-                }
-                secured => secured?,
-            };
-            let still_secured = || {
-                lease.check()?;
-                Ok::<_, TraceError>(secured.check(&*self.clock)?)
-            };
-            let target = Ref {
-                record: id,
-                changed_ms: self.clock.now_ms(),
-            };
-            still_secured()?;
-            match write_ref(store, &name, target, seen.as_ref()).await {
-                Err(RefError::Store {
-                    source: StoreError::Exists(_) | StoreError::Conflict(_),
-                    ..
-                }) => {}
-                Err(error) => return Err(error.into()),
-                Ok(()) => {
-                    tracing::info!(%tree, bytes = record.payload.len(), "recorded a start");
-                    if let Some(repository) = repository
-                        && still_secured().is_ok()
-                    {
-                        self.lend(repository, target).await;
-                    }
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// Merges a start into the trace of its tree as it is now; returns the record of the result,
-    /// `None` when nothing in the start is new, and the state of the trace's ref.
-    async fn merged(
-        &self,
-        tree: TreeId,
-        repository: Option<&Digest>,
-        entries: &[TraceEntry],
-    ) -> Result<(Option<Record>, Option<Version>), TraceError> {
-        let stored = read_trace(&*self.store, &trace_ref(tree.digest())).await?;
-        let seen = stored.as_ref().map(|stored| stored.version.clone());
-        let base = match (stored, repository) {
-            (Some(stored), _) => Some(stored),
-            // Only what was not on the node is seen, and that the borrowed trace brought there.
-            (None, Some(repository)) => self.borrowed(repository).await,
-            (None, None) => None,
-        };
-        let (mut trace, packs) = base.map_or_else(Default::default, |base: StoredTrace| {
-            (base.trace, base.record.packs)
-        });
-        let has_news = merge(&mut trace, entries);
-        Ok((has_news.then(|| trace_record(&trace, packs)), seen))
-    }
-
-    async fn borrowed(&self, repository: &Digest) -> Option<StoredTrace> {
-        let read = read_trace(&*self.store, &trace_ref(repository)).await;
-        read.ok().flatten()
-    }
-
-    /// Lets a repository's ref name a record. If someone else is faster, theirs is as good.
-    async fn lend(&self, repository: &Digest, target: Ref) {
-        let name = trace_ref(repository);
-        let lent = async {
-            let seen = read_ref(&*self.store, &name).await?;
-            let seen = seen.as_ref().map(|(_, version)| version);
-            write_ref(&*self.store, &name, target, seen).await
-        };
-        if let Err(error) = lent.await {
-            tracing::debug!(%name, %error, "lend a trace");
-        }
-    }
-}
-
-/// Makes the record of a trace with copies in `packs`.
-pub(super) fn trace_record(
-    trace: &Trace,
-    packs: std::collections::BTreeSet<nacre_blobstore::PackName>,
-) -> Record {
-    Record {
-        kind: RecordKind::Trace,
-        trees: Vec::new(),
-        packs,
-        metadata_images: Default::default(),
-        payload: trace.encode(),
     }
 }

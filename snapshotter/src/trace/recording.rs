@@ -69,6 +69,7 @@ impl Recording {
         let entry = TraceEntry {
             what,
             starts: 1,
+            unread: 0,
             at_us: micros(access.at.saturating_sub(self.began)),
             waited_us: micros(access.waited),
             tier: access.tier,

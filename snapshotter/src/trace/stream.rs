@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use nacre_blobstore::{
-    BlobStore, CHUNK_BYTES_MAX, ChunkId, ContentId, ItemKind, PackName, Prefetched, Reader,
-    StoredTrace, TraceEntry, Traced, load_packs,
+    BlobStore, CHUNK_BYTES_MAX, ChunkId, ContentId, ItemKind, PackName, Prefetched, ReadError,
+    Reader, StoredTrace, TraceEntry, Traced, load_packs,
 };
 use nacre_fs::NodeCache;
 
+use super::part::Part;
+
 /// Contents that are looked for on the node at once.
-const LOOK_UPS_MAX: usize = 16;
+pub(super) const LOOK_UPS_MAX: usize = 16;
 /// Groups of chunks that are taken in at once, each of one range.
 const GROUPS_MAX: usize = 3;
 /// Chunks of a group that are taken in at once, within the limit of the node cache for all.
@@ -25,6 +27,8 @@ pub(super) struct Streamer {
     pub(super) cache: Arc<NodeCache>,
     /// The packs of the image: what only others hold is not for it.
     pub(super) packs: BTreeSet<PackName>,
+    /// What comes into memory only, from where reads take it to the disk.
+    pub(super) checked: Option<Part>,
 }
 
 /// A place of a chunk.
@@ -48,7 +52,7 @@ impl Streamer {
                 Err(error) => tracing::warn!(%error, "stream a trace without its copies"),
             }
         }
-        let entries = &stored.trace.entries;
+        let entries: Vec<TraceEntry> = stored.trace.wanted().copied().collect();
         let metadata = entries.iter().filter_map(metadata_of).collect();
         self.reader.warm(metadata).await;
         let mut places = HashMap::<ChunkId, Vec<Place>>::new();
@@ -65,8 +69,17 @@ impl Streamer {
             }
         }
         drop(missing);
-        let order = self.held(order);
+        let mut order = self.held(order);
         let (chunks, places) = (order.len(), &places);
+        if let Some(part) = self.checked {
+            let is_checked = |item: &mut ItemKind| {
+                let mut places = places_of(places, item).iter();
+                places.any(|place| part.holds(&place.content))
+            };
+            // First, for its frames hold others that come to the disk from there.
+            let checked = order.extract_if(.., is_checked).collect();
+            self.reader.warm(checked).await;
+        }
         let arriving = self.reader.prefetch(order);
         arriving
             .for_each_concurrent(GROUPS_MAX, |group| self.admit(group, places))
@@ -79,14 +92,11 @@ impl Streamer {
         let Traced::Content {
             content,
             size_bytes,
-            offset_bytes,
-            len_bytes,
+            ..
         } = entry.what
         else {
             return Vec::new();
         };
-        let range = offset_bytes..offset_bytes.saturating_add(len_bytes);
-        let missing = self.cache.missing(content, size_bytes, range).await;
         let place = |(number, chunk)| {
             let place = Place {
                 content,
@@ -95,7 +105,7 @@ impl Streamer {
             };
             (chunk, place)
         };
-        match missing {
+        match missing_of(&self.cache, entry).await {
             Ok(missing) => missing.into_iter().map(place).collect(),
             Err(error) => {
                 tracing::debug!(%content, %error, "stream a content");
@@ -122,11 +132,8 @@ impl Streamer {
 
     /// Takes in chunks that are in memory.
     async fn admit(&self, group: Prefetched, places: &HashMap<ChunkId, Vec<Place>>) {
-        let chunk = |item: &ItemKind| match item {
-            ItemKind::Chunk(chunk) => places.get(chunk),
-            ItemKind::Tree(_) | ItemKind::ChunkList(_) => None,
-        };
-        stream::iter(group.items().iter().filter_map(chunk).flatten())
+        let items = group.items().iter();
+        stream::iter(items.flat_map(|item| places_of(places, item)))
             .for_each_concurrent(ADMISSIONS_MAX, |place| async {
                 let Place {
                     content,
@@ -139,6 +146,33 @@ impl Streamer {
                 }
             })
             .await;
+    }
+}
+
+/// Returns where a chunk belongs.
+fn places_of<'a>(places: &'a HashMap<ChunkId, Vec<Place>>, item: &ItemKind) -> &'a [Place] {
+    match item {
+        ItemKind::Chunk(chunk) => places.get(chunk).map_or(&[], Vec::as_slice),
+        ItemKind::Tree(_) | ItemKind::ChunkList(_) => &[],
+    }
+}
+
+/// Returns which chunks of an entry are not on the node.
+pub(super) async fn missing_of(
+    cache: &NodeCache,
+    entry: TraceEntry,
+) -> Result<Vec<(u32, ChunkId)>, ReadError> {
+    match entry.what {
+        Traced::Content {
+            content,
+            size_bytes,
+            offset_bytes,
+            len_bytes,
+        } => {
+            let range = offset_bytes..offset_bytes.saturating_add(len_bytes);
+            cache.missing(content, size_bytes, range).await
+        }
+        Traced::Tree(_) => Ok(Vec::new()),
     }
 }
 

@@ -77,6 +77,7 @@ impl Bench {
             cache: nacre_fs::NodeCacheOptions::default(),
             region: None,
             wait_max: nacre_blobstore::READ_WAIT_MAX,
+            check_one_in: 0,
             writes_through: self.region.clone().map(|region| region as _),
             pending_bytes_max: self.bytes_max,
             clock: Arc::new(SystemClock::new()),
