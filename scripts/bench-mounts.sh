@@ -37,6 +37,8 @@ mount -t overlay overlay -o "lowerdir=$work/native/lower,upperdir=$work/native/u
   "$work/mount/native"
 on node mount --mode kernel --rw image "$work/mount/kernel" > /dev/null
 on node mount --mode fuse --rw image "$work/mount/fuse" > /dev/null
+# The copy above was recorded as a start by now, or will be. Streamed ahead, nothing would come through the gate.
+rm -rf "$work/store/refs/traces"
 on other mount --mode kernel --rw image "$work/mount/gate" > /dev/null
 read_all "$work/mount/gate"
 "$hot" --rounds "$rounds" --json "$out/hot.json" --svg "$out/hot.svg" \
