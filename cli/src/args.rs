@@ -5,6 +5,7 @@ mod mount;
 mod quantities;
 mod region;
 mod snapshot;
+mod trace;
 mod volume;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) use snapshot::{
     Fork, LayerCompression, SnapshotCreate, SnapshotDiff, SnapshotExport, SnapshotTag,
     SnapshotVerb, SnapshotWait,
 };
+pub(crate) use trace::{TraceFile, TraceRecord, TraceShow, TraceVerb};
 pub(crate) use volume::{
     VolumeCommit, VolumeCreate, VolumeFork, VolumeReload, VolumeRestore, VolumeSnapshot, VolumeVerb,
 };
@@ -258,44 +260,6 @@ pub(crate) struct ImageRegister {
     /// How containerd calls the snapshotter of this node
     #[arg(long, value_name = "NAME", default_value = "nacre")]
     pub(crate) snapshotter: String,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TraceVerb {
-    /// Run a command in a new sandbox and record what its start reads
-    Record(TraceRecord),
-    /// Show what starts of an image read, and what they waited for
-    Show(TraceShow),
-    /// Write an image's trace to a file
-    Export(TraceFile),
-    /// Add a file's trace to that of an image
-    Import(TraceFile),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TraceRecord {
-    /// Name or id of the image
-    pub(crate) image: String,
-    /// Command instead of the image's
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TraceShow {
-    /// Name or id of the image
-    pub(crate) name: String,
-    /// Write a page with a time line to this file instead
-    #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TraceFile {
-    /// Name or id of the image
-    pub(crate) name: String,
-    /// The file
-    pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, Args)]

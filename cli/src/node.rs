@@ -9,7 +9,7 @@ use std::time::Duration;
 use nacre_snapshotter::{Client, ClientError, LazyPolicy, MountMode, NodeInfo, OpenedImage};
 
 use crate::failure::{BUSY, Failure};
-use crate::settings::Settings;
+use crate::settings::{CHECK_ONE_IN, Settings};
 
 /// How long a daemon may take to start.
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -100,11 +100,13 @@ pub(crate) fn command_line(settings: &Settings, verb: &str) -> std::io::Result<V
         }
     }
     line.extend([
-        "--check-one-in".into(),
-        settings.check_one_in.to_string().into(),
         "--containerd-address".into(),
         settings.containerd.clone().into(),
     ]);
+    if settings.check_one_in != CHECK_ONE_IN {
+        let check_one_in = settings.check_one_in.to_string();
+        line.extend(["--check-one-in".into(), check_one_in.into()]);
+    }
     if settings.lazy != LazyPolicy::default() {
         line.extend(["--lazy".into(), settings.lazy.to_string().into()]);
     }

@@ -20,7 +20,7 @@ use crate::output;
 
 const DEFAULT_ROOT: &str = "/var/lib/nacre";
 /// Checked starts wait a little more, so they are few.
-const CHECK_ONE_IN: u32 = 8;
+pub(crate) const CHECK_ONE_IN: u32 = 8;
 const DEFAULT_CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// Between two looks at an index that another process uses.
 const INDEX_POLL_MS: u64 = 200;
