@@ -284,7 +284,11 @@ impl ChunkIndex {
         Ok(here.or(self.locations(item)?.pop()))
     }
 
-    fn locations(&self, item: ItemKind) -> Result<Vec<Location>, IndexError> {
+    /// Returns all places where an item is or was, the one that was entered last at the end.
+    ///
+    /// # Errors
+    /// [`IndexError`] when the index is damaged.
+    pub fn locations(&self, item: ItemKind) -> Result<Vec<Location>, IndexError> {
         let (family, id) = item_key(item);
         let value = self.db.get_pinned_cf(self.family(family), id.as_bytes())?;
         Ok(value.map_or_else(|| Ok(Vec::new()), |value| locations::decode(&value))?)

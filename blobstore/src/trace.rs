@@ -18,7 +18,7 @@ use crate::envelope::{self, EnvelopeError};
 use crate::refs::RefError;
 use crate::wire::{Put, Truncated, Wire};
 use crate::{
-    BlobStore, ContentId, Digest, LeaseError, Record, RecordError, RecordKind, RefName,
+    BlobStore, ContentId, Digest, LeaseError, Record, RecordError, RecordId, RecordKind, RefName,
     SecureError, StoreError, Tier, TreeId, Version, read_ref,
 };
 
@@ -272,15 +272,31 @@ pub async fn read_trace(
     let Some((target, version)) = read_ref(store, name).await? else {
         return Ok(None);
     };
-    let record = Record::read(store, target.record).await?;
-    if record.kind != RecordKind::Trace {
-        return Err(TraceError::Malformed("record of another kind"));
+    StoredTrace::read(store, target.record, version)
+        .await
+        .map(Some)
+}
+
+impl StoredTrace {
+    /// Reads the trace that a ref was found to name when it was in the state `version`. One request.
+    ///
+    /// # Errors
+    /// [`TraceError`].
+    pub async fn read(
+        store: &dyn BlobStore,
+        id: RecordId,
+        version: Version,
+    ) -> Result<Self, TraceError> {
+        let record = Record::read(store, id).await?;
+        if record.kind != RecordKind::Trace {
+            return Err(TraceError::Malformed("record of another kind"));
+        }
+        Ok(Self {
+            trace: Trace::decode(&record.payload)?,
+            record,
+            version,
+        })
     }
-    Ok(Some(StoredTrace {
-        trace: Trace::decode(&record.payload)?,
-        record,
-        version,
-    }))
 }
 
 #[cfg(test)]

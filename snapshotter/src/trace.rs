@@ -14,6 +14,7 @@
 
 mod attribution;
 mod coverage;
+mod kin;
 mod merge;
 mod optimize;
 mod part;
@@ -24,18 +25,19 @@ mod recording;
 mod stream;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nacre_blobstore::{
-    BlobStore, Clock, Digest, Hints, PackName, Reader, StoredTrace, Trace, TraceError, TreeId,
-    read_trace, trace_ref,
+    BlobStore, Clock, Hints, PackName, Reader, Trace, TraceError, TreeId, read_trace, trace_ref,
 };
 use nacre_fs::NodeCache;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::hints::Follower;
 
+use kin::Followed;
+pub(crate) use kin::Kin;
 pub(crate) use optimize::chunks_of;
 pub use optimize::{OptimizeError, optimize_image};
 use part::Part;
@@ -70,11 +72,12 @@ pub(crate) struct Traces {
 pub(crate) struct Coming {
     tree: TreeId,
     checked: Option<Part>,
+    borrowed: Arc<OnceLock<Followed>>,
     loading: JoinHandle<Option<Loaded>>,
 }
 
 /// A trace, and whether it is that of the tree.
-type Loaded = (StoredTrace, bool);
+type Loaded = (Followed, bool);
 
 impl Traces {
     /// Observes the reads of `cache`, and checks one start in `check_one_in`. Must be called in a
@@ -108,31 +111,32 @@ impl Traces {
     }
 
     /// Begins to record a start of `tree`, and to load its trace, if that was not streamed lately.
-    /// An image without a trace of its own borrows that of another with its name but for the tag.
-    pub(crate) fn opening(&self, tree: TreeId, image: &str) -> Option<Coming> {
-        let repository = repository_key(image);
+    /// A tree without a trace of its own borrows those of its kin.
+    pub(crate) fn opening(&self, tree: TreeId, kin: Kin) -> Option<Coming> {
         let is_streamed = self.is_streamed(tree);
         let checked = Part::by_chance(self.check_one_in).filter(|_| !is_streamed);
-        self.recorder.begin(tree, repository, checked);
+        let borrowed = Arc::default();
+        let start = Start {
+            kin: kin.clone(),
+            entries: Vec::new(),
+            checked,
+            borrowed: Arc::clone(&borrowed),
+        };
+        self.recorder.begin(tree, start);
         if is_streamed {
             return None;
         }
         let store = Arc::clone(&self.store);
         let loading = tokio::spawn(async move {
-            let own = load(&store, tree.digest());
-            let borrowed = async {
-                match &repository {
-                    Some(repository) => load(&store, repository).await,
-                    None => None,
-                }
-            };
-            let (own, borrowed) = tokio::join!(own, borrowed);
-            let own = own.map(|own| (own, true));
-            own.or_else(|| borrowed.map(|borrowed| (borrowed, false)))
+            match load(&*store, tree).await {
+                Some(own) => Some((own, true)),
+                None => Some((kin.borrow_trace(&*store).await?, false)),
+            }
         });
         Some(Coming {
             tree,
             checked,
+            borrowed,
             loading,
         })
     }
@@ -170,8 +174,15 @@ impl Traces {
                 }
             };
             let stream = async {
-                if let Some((stored, _)) = loaded {
-                    stream.run(stored).await;
+                match loaded {
+                    Some((own, true)) => stream.run(own).await,
+                    Some((borrowed, false)) => {
+                        let fitting = stream.fit(borrowed).await;
+                        stream
+                            .run(coming.borrowed.get_or_init(|| fitting).clone())
+                            .await;
+                    }
+                    None => {}
                 }
             };
             tokio::join!(follow, stream);
@@ -235,41 +246,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads a trace; one that cannot be read is as good as none.
-async fn load(store: &Arc<dyn BlobStore>, of: &Digest) -> Option<StoredTrace> {
-    let name = trace_ref(of);
-    read_trace(&**store, &name)
-        .await
-        .inspect_err(|error| tracing::warn!(%name, %error, "start without a trace"))
-        .ok()
-        .flatten()
-}
-
-/// Returns under which digest the images of one name share a trace, whatever their tags; `None`
-/// for an image that was opened by its id.
-fn repository_key(image: &str) -> Option<Digest> {
-    if image.parse::<Digest>().is_ok() {
-        return None;
-    }
-    let (folder, last) = image.rsplit_once('/').unwrap_or(("", image));
-    let repository = last.split([':', '@']).next()?;
-    Some(Digest::of(
-        format!("repository {folder}/{repository}").as_bytes(),
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_of_one_repository_share_a_key() {
-        let key = repository_key("host:5000/a/b:v1");
-        assert!(key.is_some());
-        assert_eq!(key, repository_key("host:5000/a/b"));
-        assert_eq!(key, repository_key("host:5000/a/b@sha256:00"));
-        assert_ne!(key, repository_key("host:5000/a/c:v1"));
-        assert_ne!(repository_key("b:v1"), key);
-        assert_eq!(repository_key(&Digest::of(b"x").to_string()), None);
-    }
+/// Reads the trace of a tree; one that cannot be read is as good as none.
+async fn load(store: &dyn BlobStore, tree: TreeId) -> Option<Followed> {
+    let read = read_trace(store, &trace_ref(tree.digest())).await;
+    let read = read.inspect_err(|error| tracing::warn!(%tree, %error, "start without a trace"));
+    Some(read.ok()??.into())
 }

@@ -325,15 +325,16 @@ async fn a_mount_is_answered_before_the_indexes_of_its_packs_and_reads_wait_for_
     let node = start(&seen, root.path());
     let mounted = Mounted::new(&node, "a").await;
     assert!(mounted.target.path().join("etc").is_dir());
-    while requests.load(Ordering::SeqCst) < 7 {
-        // The name, the record, the metadata image, two traces that are not there, two indexes.
+    while requests.load(Ordering::SeqCst) < 8 {
+        // The name, the record, the metadata image, three traces that are not there: its own, its
+        // repository's and that of what began with it, two indexes.
         tokio::task::yield_now().await;
     }
     for opened in 1..4 {
         node.open_image("a", None).await.unwrap();
-        // Its own trace and its repository's are looked for again only after a while.
+        // Its own trace and those of its kin are looked for again only after a while.
         let requests = requests.load(Ordering::SeqCst);
-        assert_eq!(requests, 7 + opened, "the name, and nothing else twice");
+        assert_eq!(requests, 8 + opened, "the name, and nothing else twice");
     }
     let reads = [mounted.read(), mounted.view()];
     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -14,6 +14,7 @@ mod files;
 mod hints;
 mod hostile;
 mod images;
+mod kin;
 mod ladder;
 mod layout;
 mod lines;

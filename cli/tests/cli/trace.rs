@@ -37,14 +37,9 @@ fn script() -> (String, usize) {
     (format!("cat {}", files.join(" ")), files.len() * FILE_BYTES)
 }
 
-fn run(node: &Node, store: &str) {
-    let (script, bytes) = script();
-    run_script(node, &["--store", store], &script, bytes);
-}
-
 /// Runs a script in a sandbox, which prints so many bytes.
-fn run_script(node: &Node, flags: &[&str], script: &str, bytes: usize) {
-    let run = ["run", "--rm", "box:v1", "sh", "-c", script];
+pub(crate) fn run_script(node: &Node, flags: &[&str], image: &str, script: &str, bytes: usize) {
+    let run = ["run", "--rm", image, "sh", "-c", script];
     let output = node.output(&[flags, &run].concat());
     assert!(output.status.success(), "{output:?}");
     assert_eq!(output.stdout.len(), bytes);
@@ -55,11 +50,12 @@ fn origin_reads(node: &Node, store: &str) -> u64 {
     stats["origin"]["reads"].as_u64().unwrap()
 }
 
-/// Opens the image on a node that has nothing, and waits until nothing more is fetched for it.
-fn open_and_wait(node: &Node, store: &str) -> u64 {
+/// Opens an image on a node that has nothing, and waits until nothing more is fetched for it. Returns
+/// how often the store was asked.
+fn open_and_wait(node: &Node, store: &str, image: &str) -> u64 {
     let view = node.empty("view");
     let view = view.to_str().unwrap();
-    node.ok(&["--store", store, "mount", "box:v1", view]);
+    node.ok(&["--store", store, "mount", image, view]);
     let (mut reads, mut quiet) = (0, 0);
     for _ in 0..POLLS_MAX {
         let now = origin_reads(node, store);
@@ -74,12 +70,12 @@ fn open_and_wait(node: &Node, store: &str) -> u64 {
     reads
 }
 
-/// Runs the script on a node that has only opened the image, and returns how often the store was
-/// asked, for the opening and for the run.
-fn cold_start(store: &str) -> (u64, u64) {
+/// Runs a script on a node that has only opened the image, and returns how often the store was asked,
+/// for the opening and for the run.
+pub(crate) fn cold_start(store: &str, image: &str, script: &str, bytes: usize) -> (u64, u64) {
     let node = Node::new();
-    let opened = open_and_wait(&node, store);
-    run(&node, store);
+    let opened = open_and_wait(&node, store, image);
+    run_script(&node, &["--store", store], image, script, bytes);
     (opened, origin_reads(&node, store) - opened)
 }
 
@@ -88,14 +84,15 @@ fn a_recorded_start_is_ahead_of_the_next_and_a_boot_pack_more_so() {
     let home = Node::new();
     add_box(&home);
     let store = format!("file://{}", home.path("root/store").display());
-    let (_, without) = cold_start(&store);
+    let (script, bytes) = script();
+    let start = || cold_start(&store, "box:v1", &script, bytes);
+    let (_, without) = start();
     // The node that did this has stored what it saw by now.
     let trace = |node: &Node| node.json(&["trace", "show", "box:v1"]);
     let seen = trace(&home);
     assert_eq!(seen["starts"], 1, "{seen}");
     assert!(without >= 6, "{without} reads");
 
-    let (script, bytes) = script();
     let recorded = home.output(&["trace", "record", "box:v1", "sh", "-c", &script]);
     assert!(recorded.status.success(), "{recorded:?}");
     assert_eq!(recorded.stdout.len(), bytes);
@@ -112,7 +109,7 @@ fn a_recorded_start_is_ahead_of_the_next_and_a_boot_pack_more_so() {
     }
     assert!(traced("/bin/busybox"));
 
-    let (opened, with) = cold_start(&store);
+    let (opened, with) = start();
     assert!(with <= 2, "{with} reads after {opened}, {without} without");
 
     let optimized = home.json(&["image", "optimize", "box:v1"]);
@@ -121,7 +118,7 @@ fn a_recorded_start_is_ahead_of_the_next_and_a_boot_pack_more_so() {
     let garbage = fsck["garbage"].as_array().unwrap();
     let is_pack = |key: &Value| key.as_str().unwrap().starts_with("packs/");
     assert!(!garbage.iter().any(is_pack), "{fsck}");
-    let (opened, with) = cold_start(&store);
+    let (opened, with) = start();
     assert!(opened <= 8, "{opened} reads");
     assert!(with <= 2, "{with} reads");
     assert_eq!(trace(&home)["boot_packs"], 1);
@@ -134,7 +131,8 @@ fn what_one_start_alone_read_is_not_brought_to_all_others() {
     let store = format!("file://{}", home.path("root/store").display());
     // The daemon of a node that goes away stores what it saw.
     let all = FILES as usize * FILE_BYTES;
-    run_script(&Node::new(), &["--store", &store], "cat /data/*", all);
+    let flags = ["--store", &store];
+    run_script(&Node::new(), &flags, "box:v1", "cat /data/*", all);
     let (script, bytes) = script();
     let wanted = || {
         let shown = home.json(&["trace", "show", "box:v1"]);
@@ -150,14 +148,14 @@ fn what_one_start_alone_read_is_not_brought_to_all_others() {
     // Each start is checked for a part of the trace, which chance tells.
     for _ in 0..STARTS_MAX {
         let flags = ["--store", &store, "--check-one-in", "1"];
-        run_script(&Node::new(), &flags, &script, bytes);
+        run_script(&Node::new(), &flags, "box:v1", &script, bytes);
         if wanted() == some {
             break;
         }
     }
     assert_eq!(wanted(), some);
     let node = Node::new();
-    open_and_wait(&node, &store);
+    open_and_wait(&node, &store, "box:v1");
     let cached = node.json(&["--store", &store, "cache", "stats"])["contents"].clone();
     assert!(
         (some as u64..2 * some as u64).contains(&cached.as_u64().unwrap()),

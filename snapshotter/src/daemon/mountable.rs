@@ -7,6 +7,7 @@ use nacre_blobstore::{
 use super::node::NodeError;
 use crate::image::{Image, ImageError, ImageLayer, ImagePayload};
 use crate::snapshot::{Snapshot, VolumePayload, snapshot_ref};
+use crate::trace::Kin;
 use crate::volume::volume_ref;
 
 /// A record with a file system and the OCI config to run commands in it.
@@ -96,6 +97,11 @@ impl Mountable {
             base,
             volume,
         })
+    }
+
+    /// Returns what is like `tree`, one of its trees, when it is opened by a name.
+    pub(crate) fn kin(&self, name: &str, tree: TreeId) -> Kin {
+        Kin::of(name, &self.base, &self.layers, tree)
     }
 
     /// Returns the root tree.

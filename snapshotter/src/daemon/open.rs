@@ -126,7 +126,7 @@ impl Node {
         let lower = match (read, here) {
             (Ok(image), Some(lower)) => {
                 let packs = &image.record.packs;
-                let trace = self.traces.opening(tree, &name);
+                let trace = self.traces.opening(tree, image.kin(&name, tree));
                 self.loader.expect(packs).await?;
                 if let Some(trace) = trace {
                     let no_hints = std::future::ready(None);
@@ -198,7 +198,7 @@ impl Node {
     ) -> Result<(MountMode, Lower), NodeError> {
         let lock = &self.opening.locks[usize::from(tree.as_bytes()[0]) % OPEN_LOCKS];
         let turn = lock.lock().await;
-        let trace = self.traces.opening(tree, name);
+        let trace = self.traces.opening(tree, image.kin(name, tree));
         let mounts = match (wanted, &self.opening.metadata) {
             (Some(MountMode::Fuse), _) => None,
             (_, Ok(mounts)) => Some(mounts),

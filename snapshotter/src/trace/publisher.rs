@@ -1,15 +1,16 @@
 //! Storing what starts read: each is merged into the trace of its tree.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::{StreamExt, stream};
 use nacre_blobstore::{
-    BlobStore, Clock, Digest, Lease, Record, RecordKind, Ref, RefError, SecureError, StoreError,
-    StoredTrace, Trace, TraceEntry, TraceError, Traced, TreeId, Version, read_epoch, read_ref,
-    read_trace, secure, trace_ref, write_ref,
+    BlobStore, Clock, Lease, Record, RecordKind, Ref, RefError, SecureError, StoreError, Trace,
+    TraceEntry, TraceError, Traced, TreeId, Version, read_epoch, read_trace, secure, trace_ref,
+    write_ref,
 };
 use nacre_fs::NodeCache;
 
+use super::kin::{Followed, Kin};
 use super::merge::{merge, note_unread};
 use super::part::Part;
 use super::stream::{LOOK_UPS_MAX, missing_of};
@@ -29,17 +30,25 @@ pub(super) struct Publisher {
 /// What was seen of a start.
 #[derive(Debug, Default)]
 pub(super) struct Start {
-    pub(super) repository: Option<Digest>,
+    /// Who may borrow what becomes of it.
+    pub(super) kin: Kin,
     pub(super) entries: Vec<TraceEntry>,
     /// Of which part of its trace nothing came to the node's disk but what was read.
     pub(super) checked: Option<Part>,
+    /// The trace that was followed because the tree had none: only what was not on the node is seen,
+    /// and this brought there what it names.
+    pub(super) borrowed: Arc<OnceLock<Followed>>,
 }
 
 impl Publisher {
-    /// Merges a start into the trace of its tree, and lets the images of its repository borrow the
-    /// result. `false` when nothing in it is new.
+    /// Merges a start into the trace of its tree, and lends the result to its kin. `false` when nothing
+    /// in it is new.
     pub(super) async fn publish(&self, tree: TreeId, start: &Start) -> Result<bool, TraceError> {
-        if start.entries.is_empty() || self.merged(tree, start).await?.0.is_none() {
+        if start.entries.is_empty() {
+            return Ok(false);
+        }
+        // A checked start is always news.
+        if start.checked.is_none() && self.merged(tree, start).await?.0.is_none() {
             return Ok(false);
         }
         // What the record relies on, the copies of an older trace and itself, may be condemned.
@@ -98,10 +107,8 @@ impl Publisher {
                 Err(error) => return Err(error.into()),
                 Ok(()) => {
                     tracing::info!(%tree, bytes = record.payload.len(), "recorded a start");
-                    if let Some(repository) = &start.repository
-                        && still_secured().is_ok()
-                    {
-                        self.lend(repository, target).await;
+                    if still_secured().is_ok() {
+                        start.kin.lend(store, &*self.clock, target).await;
                     }
                     return Ok(true);
                 }
@@ -119,15 +126,9 @@ impl Publisher {
     ) -> Result<(Option<Record>, Option<Version>), TraceError> {
         let stored = read_trace(&*self.store, &trace_ref(tree.digest())).await?;
         let seen = stored.as_ref().map(|stored| stored.version.clone());
-        let base = match (stored, &start.repository) {
-            (Some(stored), _) => Some(stored),
-            // Only what was not on the node is seen, and that the borrowed trace brought there.
-            (None, Some(repository)) => self.borrowed(repository).await,
-            (None, None) => None,
-        };
-        let (mut trace, packs) = base.map_or_else(Default::default, |base: StoredTrace| {
-            (base.trace, base.record.packs)
-        });
+        let base = stored.map(Followed::from);
+        let base = base.or_else(|| start.borrowed.get().cloned());
+        let Followed { mut trace, copies } = base.unwrap_or_default();
         let mut has_news = false;
         if let Some(part) = start.checked
             && !trace.entries.is_empty()
@@ -137,7 +138,7 @@ impl Publisher {
             has_news = true;
         }
         has_news |= merge(&mut trace, &start.entries);
-        Ok((has_news.then(|| trace_record(&trace, packs)), seen))
+        Ok((has_news.then(|| trace_record(&trace, copies)), seen))
     }
 
     /// Tells which entries nobody read on this node: of those that nobody brought there, what is not
@@ -160,24 +161,6 @@ impl Publisher {
             .buffered(LOOK_UPS_MAX)
             .collect()
             .await
-    }
-
-    async fn borrowed(&self, repository: &Digest) -> Option<StoredTrace> {
-        let read = read_trace(&*self.store, &trace_ref(repository)).await;
-        read.ok().flatten()
-    }
-
-    /// Lets a repository's ref name a record. If someone else is faster, theirs is as good.
-    async fn lend(&self, repository: &Digest, target: Ref) {
-        let name = trace_ref(repository);
-        let lent = async {
-            let seen = read_ref(&*self.store, &name).await?;
-            let seen = seen.as_ref().map(|(_, version)| version);
-            write_ref(&*self.store, &name, target, seen).await
-        };
-        if let Err(error) = lent.await {
-            tracing::debug!(%name, %error, "lend a trace");
-        }
     }
 }
 

@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nacre_blobstore::{Digest, TraceError, TreeId};
+use nacre_blobstore::{TraceError, TreeId};
 use nacre_fs::{Access, AccessObserver};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::attribution::{Attribution, look_up};
 use super::lock;
-use super::part::Part;
 use super::publisher::{Publisher, Start};
 use super::recording::Recording;
 
@@ -33,17 +32,10 @@ pub(super) struct Recorder {
 
 #[derive(Debug)]
 enum Message {
-    Begin(TreeId, Begun),
+    Begin(TreeId, Start),
     Access(Access),
     Finish(TreeId, oneshot::Sender<Result<bool, TraceError>>),
     Stop,
-}
-
-/// A start that is recorded.
-#[derive(Debug)]
-struct Begun {
-    repository: Option<Digest>,
-    checked: Option<Part>,
 }
 
 impl Recorder {
@@ -74,15 +66,12 @@ impl Recorder {
         })
     }
 
-    /// Begins to record a start of `tree`, unless one is being recorded.
-    pub(super) fn begin(&self, tree: TreeId, repository: Option<Digest>, checked: Option<Part>) {
+    /// Begins to record a start of `tree`, unless one is being recorded: what it reads is added to
+    /// `start`.
+    pub(super) fn begin(&self, tree: TreeId, start: Start) {
         // Counted here, so that the very first reads are seen; the task counts exactly.
         self.active.fetch_add(1, Ordering::Relaxed);
-        let begun = Begun {
-            repository,
-            checked,
-        };
-        if self.queue.try_send(Message::Begin(tree, begun)).is_err() {
+        if self.queue.try_send(Message::Begin(tree, start)).is_err() {
             tracing::debug!(%tree, "a start is not recorded");
         }
     }
@@ -132,7 +121,7 @@ impl AccessObserver for Observer {
 struct Worker {
     publisher: Publisher,
     active: Arc<AtomicUsize>,
-    recordings: HashMap<TreeId, (Recording, Begun)>,
+    recordings: HashMap<TreeId, (Recording, Start)>,
     attribution: Attribution,
     publishing: JoinSet<()>,
 }
@@ -153,7 +142,7 @@ impl Worker {
             };
             match message {
                 Some(Message::Access(access)) => self.sort(access).await,
-                Some(Message::Begin(tree, begun)) => self.begin(tree, begun),
+                Some(Message::Begin(tree, start)) => self.begin(tree, start),
                 Some(Message::Finish(tree, done)) => self.finish(tree, Some(done)),
                 Some(Message::Stop) | None => break,
             }
@@ -163,7 +152,7 @@ impl Worker {
         while self.publishing.join_next().await.is_some() {}
     }
 
-    fn begin(&mut self, tree: TreeId, start: Begun) {
+    fn begin(&mut self, tree: TreeId, start: Start) {
         self.finish_those_over();
         if self.recordings.len() < RECORDINGS_MAX {
             let now = self.publisher.clock.elapsed();
@@ -211,12 +200,9 @@ impl Worker {
         let publisher = self.publisher.clone();
         self.publishing.spawn(async move {
             let published = match finished {
-                Some((recording, begun)) => {
-                    let start = Start {
-                        repository: begun.repository,
-                        entries: recording.into_entries(),
-                        checked: begun.checked,
-                    };
+                Some((recording, start)) => {
+                    let entries = recording.into_entries();
+                    let start = Start { entries, ..start };
                     publisher.publish(tree, &start).await
                 }
                 None => Ok(false),

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use nacre_blobstore::{
     BlobStore, CHUNK_BYTES_MAX, ChunkId, ContentId, ItemKind, PackName, Prefetched, ReadError,
-    Reader, StoredTrace, TraceEntry, Traced, load_packs,
+    Reader, TraceEntry, Traced, load_packs,
 };
 use nacre_fs::NodeCache;
 
+use super::kin::Followed;
 use super::part::Part;
 
 /// Contents that are looked for on the node at once.
@@ -40,19 +41,27 @@ struct Place {
 }
 
 impl Streamer {
+    /// Leaves of another's trace what the image has, too.
+    pub(super) async fn fit(&self, borrowed: Followed) -> Followed {
+        self.reader.settled(&self.packs).await;
+        let Followed { mut trace, copies } = borrowed;
+        let mut is_held = self.is_held();
+        trace.entries.retain(|entry| is_held(&item_of(entry)));
+        Followed { trace, copies }
+    }
+
     /// Brings what is missing, the most urgent first. Ends when all is there or has failed.
-    pub(super) async fn run(mut self, stored: StoredTrace) {
+    pub(super) async fn run(mut self, Followed { trace, copies }: Followed) {
         let _suspended = self.reader.suspend_read_ahead();
         self.reader.settled(&self.packs).await;
-        let copies = &stored.record.packs;
         if !copies.is_empty() {
             // Entered last, they are where the index finds what they hold.
-            match load_packs(&self.store, self.reader.index(), copies).await {
+            match load_packs(&self.store, self.reader.index(), &copies).await {
                 Ok(()) => self.packs.extend(copies),
                 Err(error) => tracing::warn!(%error, "stream a trace without its copies"),
             }
         }
-        let entries: Vec<TraceEntry> = stored.trace.wanted().copied().collect();
+        let entries: Vec<TraceEntry> = trace.wanted().copied().collect();
         let metadata = entries.iter().filter_map(metadata_of).collect();
         self.reader.warm(metadata).await;
         let mut places = HashMap::<ChunkId, Vec<Place>>::new();
@@ -69,7 +78,9 @@ impl Streamer {
             }
         }
         drop(missing);
-        let mut order = self.held(order);
+        let mut is_held = self.is_held();
+        order.retain(|item| is_held(item));
+        drop(is_held);
         let (chunks, places) = (order.len(), &places);
         if let Some(part) = self.checked {
             let is_checked = |item: &mut ItemKind| {
@@ -114,20 +125,19 @@ impl Streamer {
         }
     }
 
-    /// Leaves out the chunks that the packs of the image do not hold.
-    fn held(&self, mut chunks: Vec<ItemKind>) -> Vec<ItemKind> {
+    /// Returns what tells whether a pack of the image holds an item.
+    fn is_held(&self) -> impl FnMut(&ItemKind) -> bool {
         let index = self.reader.index();
         let mut numbers = HashMap::new();
-        chunks.retain(|chunk| {
-            let Ok(Some(location)) = index.locate(*chunk) else {
-                return false;
-            };
-            *numbers.entry(location.pack).or_insert_with(|| {
-                let name = index.pack(location.pack);
+        move |item| {
+            let is_ours = |number| {
+                let name = index.pack(number);
                 name.is_ok_and(|name| self.packs.contains(&name))
-            })
-        });
-        chunks
+            };
+            let locations = index.locations(*item).unwrap_or_default();
+            let mut packs = locations.iter().map(|location| location.pack);
+            packs.any(|number| *numbers.entry(number).or_insert_with(|| is_ours(number)))
+        }
     }
 
     /// Takes in chunks that are in memory.
@@ -174,6 +184,14 @@ pub(super) async fn missing_of(
         }
         Traced::Tree(_) => Ok(Vec::new()),
     }
+}
+
+/// Returns what a pack must hold for an entry to be read.
+fn item_of(entry: &TraceEntry) -> ItemKind {
+    metadata_of(entry).unwrap_or_else(|| match entry.what {
+        Traced::Content { content, .. } => ItemKind::Chunk(content.as_single_chunk()),
+        Traced::Tree(tree) => ItemKind::Tree(tree),
+    })
 }
 
 /// Returns what must be read to read an entry: its tree, or its list of chunks.
