@@ -26,6 +26,8 @@ pub const HINTS_BYTES_MAX: usize = 16 << 20;
 pub const HINTED_CONTENTS_MAX: usize = 1 << 18;
 /// Most needs of all contents together.
 const NEEDS_MAX: usize = 1 << 22;
+/// Contents that wait to be given out; what would come last is found at its turn beyond it.
+const REST_MAX: usize = 1 << 16;
 /// Least bytes of an encoded content, and of a range.
 const CONTENT_BYTES_MIN: usize = Digest::LEN + 3;
 const RANGE_BYTES_MIN: usize = 2;
@@ -79,10 +81,46 @@ struct Lists<T> {
     values: Vec<T>,
 }
 
-/// Which contents of some hints were given out.
+/// Which contents of some hints were given out, and which were read.
 #[derive(Debug, Default)]
 pub struct HintsWalk {
-    given: Vec<u64>,
+    given: Numbers,
+    read: Numbers,
+    /// What there was no room for, the next one last.
+    rest: Vec<usize>,
+    /// Bytes of it that may be given out.
+    room_bytes: u64,
+}
+
+impl HintsWalk {
+    /// Leaves contents for later, the next one last.
+    fn leave(&mut self, contents: impl IntoIterator<Item = usize>) {
+        self.rest.extend(contents);
+        let beyond = self.rest.len().saturating_sub(REST_MAX);
+        self.rest.drain(..beyond);
+    }
+}
+
+/// A set of numbers of contents.
+#[derive(Debug, Default)]
+struct Numbers(Vec<u64>);
+
+impl Numbers {
+    /// Adds a number; `false` when it was there.
+    fn insert(&mut self, number: usize) -> bool {
+        let (word, bit) = (number / 64, 1 << (number % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let is_new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        is_new
+    }
+
+    fn contains(&self, number: usize) -> bool {
+        let word = self.0.get(number / 64);
+        word.is_some_and(|word| word & (1 << (number % 64)) != 0)
+    }
 }
 
 impl Hints {
@@ -133,15 +171,31 @@ impl Hints {
 
     /// Gives out a content and what is read with it, and with that, and so on, in the order in which
     /// programs read: what one needs comes before what its sibling needs. What was given out before
-    /// is left out. Ends when the contents make `bytes_max`, counting of each what is read; what is
-    /// left then is given out when its turn comes.
+    /// is left out. Ends when the contents make `bytes_max`, counting of each what is read. What is left
+    /// then follows when something is read, in steps of what is read: so `bytes_max` are ahead. What is
+    /// read directly with a content that was given out before is given out once more at its first read,
+    /// for it may have been forgotten since.
     pub fn read_with(
         &self,
         content: ContentId,
         walk: &mut HintsWalk,
         bytes_max: u64,
     ) -> Vec<Hinted<'_>> {
-        self.walk(self.number(content).into_iter().collect(), walk, bytes_max)
+        let Some(number) = self.number(content) else {
+            return Vec::new();
+        };
+        let was_given = walk.given.contains(number);
+        let mut given = self.walk(vec![number], walk, bytes_max);
+        if walk.read.insert(number) {
+            walk.room_bytes = walk.room_bytes.saturating_add(self.bytes_read(number));
+            for need in self.needed_by(number).filter(|_| was_given) {
+                if !walk.read.contains(need) {
+                    given.push(self.give(need, walk));
+                }
+            }
+        }
+        self.walk_on(walk, &mut given);
+        given
     }
 
     /// Gives out what every start reads, and what is read with that, as
@@ -153,32 +207,63 @@ impl Hints {
 
     /// Goes on from the contents in `stack`, the last first.
     fn walk(&self, mut stack: Vec<usize>, walk: &mut HintsWalk, bytes_max: u64) -> Vec<Hinted<'_>> {
-        walk.given.resize(self.contents.len().div_ceil(64), 0);
         let mut given = Vec::new();
-        let mut bytes = 0;
+        let mut bytes = 0_u64;
         while let Some(number) = stack.pop() {
-            let (word, bit) = (number / 64, 1 << (number % 64));
-            if walk.given[word] & bit != 0 {
+            if walk.given.contains(number) {
                 continue;
             }
-            let (content, size_bytes) = self.contents[number];
-            let ranges = self.ranges.get(number);
-            bytes += match ranges {
-                [] => size_bytes,
-                some => some.iter().map(|range| range.end - range.start).sum(),
-            };
+            bytes = bytes.saturating_add(self.bytes_read(number));
             if bytes > bytes_max && !given.is_empty() {
+                stack.push(number);
                 break;
             }
-            walk.given[word] |= bit;
-            given.push(Hinted {
-                content,
-                size_bytes,
-                ranges,
-            });
-            stack.extend(self.needs.get(number).iter().rev().map(|n| *n as usize));
+            given.push(self.give(number, walk));
+            stack.extend(self.needed_by(number));
         }
+        walk.leave(stack);
         given
+    }
+
+    /// Gives out of what was left what there is room for.
+    fn walk_on<'a>(&'a self, walk: &mut HintsWalk, given: &mut Vec<Hinted<'a>>) {
+        while let Some(number) = walk.rest.pop() {
+            if walk.given.contains(number) {
+                continue;
+            }
+            let bytes = self.bytes_read(number);
+            if bytes > walk.room_bytes {
+                walk.rest.push(number);
+                return;
+            }
+            walk.room_bytes -= bytes;
+            given.push(self.give(number, walk));
+            walk.leave(self.needed_by(number));
+        }
+        walk.room_bytes = 0;
+    }
+
+    fn give(&self, number: usize, walk: &mut HintsWalk) -> Hinted<'_> {
+        let (content, size_bytes) = self.contents[number];
+        walk.given.insert(number);
+        Hinted {
+            content,
+            size_bytes,
+            ranges: self.ranges.get(number),
+        }
+    }
+
+    /// What is read with a content, the first one last.
+    fn needed_by(&self, number: usize) -> impl Iterator<Item = usize> {
+        self.needs.get(number).iter().rev().map(|n| *n as usize)
+    }
+
+    /// How much of a content is read.
+    fn bytes_read(&self, number: usize) -> u64 {
+        match self.ranges.get(number) {
+            [] => self.contents[number].1,
+            some => some.iter().map(|range| range.end - range.start).sum(),
+        }
     }
 
     fn number(&self, content: ContentId) -> Option<usize> {
@@ -377,6 +462,31 @@ mod tests {
             [id(3)],
             "what was asked for, always"
         );
+    }
+
+    #[test]
+    fn what_there_was_no_room_for_follows_as_it_is_read() {
+        let known = [
+            (id(1), hint(10, &[2, 3, 4])),
+            (id(2), hint(20, &[5])),
+            (id(3), hint(30, &[])),
+            (id(4), hint(15, &[])),
+            (id(5), hint(5, &[])),
+            (id(6), hint(7, &[])),
+        ];
+        let hints = Hints::new(known.into(), &[]);
+        let mut walk = HintsWalk::default();
+        let mut next = |of, bytes_max| given(&hints, &mut walk, of, bytes_max);
+        // Of 30 bytes, and the 10 that are read by now.
+        assert_eq!(next(1, 30), [id(1), id(2), id(5)]);
+        assert_eq!(next(2, 30), [id(5)], "once more; 3 has no room");
+        assert_eq!(next(2, 30), [], "it was read before");
+        assert_eq!(next(6, 30), [id(6), id(3)], "room for 32");
+        assert_eq!(next(5, 30), [], "for 7");
+        assert_eq!(next(3, 30), [id(4)]);
+        for read in [1, 2, 3, 4, 5, 6] {
+            assert_eq!(next(read, 30), [], "all was given");
+        }
     }
 
     #[test]
