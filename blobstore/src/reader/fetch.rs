@@ -49,7 +49,8 @@ pub(super) struct Shared {
     pub(super) sources: Vec<Arc<dyn ChunkSource>>,
     pub(super) frames: Mutex<Recent<FrameKey, Arc<Arrived>>>,
     /// Frames as stored: three times as many fit, those that nobody comes for are never
-    /// decompressed, and those that are read again after a while are not fetched again.
+    /// decompressed, and those that are read again after a while are not fetched again. Those go first
+    /// that were asked for longest ago.
     pub(super) packed: Mutex<Recent<FrameKey, Arc<Packed>>>,
     /// Frames that a prefetch holds until they are taken: found as those in `frames` are.
     pub(super) held: Mutex<HashMap<FrameKey, Weak<Arrived>>>,
@@ -206,7 +207,9 @@ impl Shared {
         if let Some(frame) = self.get_plain(key) {
             return Some(frame);
         }
-        let packed = lock(&self.packed).get(&key)?;
+        // To be read is no use that keeps it: what was read is on the node's disk now, and would
+        // displace what came ahead and is read later. To be asked for ahead again is one.
+        let packed = lock(&self.packed).peek(&key)?;
         match packed.entry.decode(packed.stored.clone()) {
             Ok(frame) => Some(self.keep(key, frame, packed.tier)),
             Err(error) => {

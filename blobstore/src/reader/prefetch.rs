@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Reader;
 use super::fetch::{Ahead, Arrived, FrameKey, Shared};
+use super::lock;
 use crate::frame::FrameEntry;
 use crate::pack::ItemKind;
 use crate::{ChunkId, ChunkIndex, ChunkSource, IndexError, PackName, Tier};
@@ -224,8 +225,12 @@ impl Shared {
         });
     }
 
-    /// Fetches what of a span is missing, and keeps it with the recent frames.
+    /// Fetches what of a span is missing, and keeps it, and what is there, with the recent frames.
     async fn fetch_span(self: &Arc<Self>, span: Span) {
+        self.ahead.foretell(span.frames.iter().map(|(key, _)| *key));
+        for (key, _) in &span.frames {
+            drop(lock(&self.packed).get(key));
+        }
         let wanted = self.announce(span.frames);
         drop(self.fetch_run(span.pack, wanted, Ahead::Recent).await);
     }

@@ -2,10 +2,9 @@
 //!
 //! Files that are read together were mostly written together. For each frame that is read for the
 //! first time, the frames around it in its pack that were read before are counted, and as many
-//! following frames (half as many before, when it was not there yet) are fetched. Those that were
-//! read while it was known what would be read are not counted: whoever knew did not name the
-//! frames around them. What this costs
-//! is bounded: bytes that were fetched ahead and not read are at most a given share of those that
+//! following frames (half as many before, when it was not there yet) are fetched. Those that somebody
+//! had asked for ahead, or that were read while it was known what would be read, are not counted:
+//! whoever knew did not name the frames around them. What this costs is bounded: bytes that were fetched ahead and not read are at most a given share of those that
 //! were read, plus a fixed amount. `docs/FORMAT.md` has the measurements.
 
 use std::collections::HashMap;
@@ -41,7 +40,7 @@ pub(super) struct ReadAhead {
 struct State {
     /// The frames that were read.
     read: Frames,
-    /// Those of them that were read while it was known what would be.
+    /// Those of which it was known that they would be read.
     foretold: Frames,
     /// Frames fetched ahead that nobody has read, with their stored bytes.
     unread: HashMap<FrameKey, u32>,
@@ -84,6 +83,14 @@ impl ReadAhead {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes that frames will be read, for they are asked for ahead.
+    pub(super) fn foretell(&self, frames: impl Iterator<Item = FrameKey>) {
+        let mut state = self.state();
+        for (pack, frame) in frames {
+            state.foretold.insert(pack, frame);
+        }
+    }
+
     /// Notes that a frame is read, which is in memory or has to be fetched (`missing`), and returns
     /// what to fetch ahead. Of a frame that was read before this is nothing.
     pub(super) fn note(&self, (pack, frame): FrameKey, missing: bool) -> Option<Candidates> {
@@ -98,7 +105,7 @@ impl ReadAhead {
             state.unread_bytes = state.unread_bytes.saturating_sub(bytes.into());
             state.count_read(bytes);
         }
-        if self.is_off() {
+        if self.is_off() || state.foretold.contains(pack, frame) {
             return None;
         }
         let is_read = |frame| state.read.contains(pack, frame);
@@ -254,5 +261,16 @@ mod tests {
         assert_eq!(frames(ahead.note((0, 1), true)), [2], "0 was foretold");
         assert_eq!(frames(ahead.note((0, 3), true)), [4, 5, 2]);
         assert!(!ahead.admit((0, 0), 1), "it was read");
+    }
+
+    #[test]
+    fn frames_that_were_asked_for_tell_nothing_of_those_around_them() {
+        let ahead = ReadAhead::new(100);
+        ahead.foretell((0..8).map(|frame| (0, frame)));
+        for frame in 0..8 {
+            assert_eq!(ahead.note((0, frame), true), None);
+        }
+        assert_eq!(frames(ahead.note((0, 8), true)), [9], "the only one");
+        assert_eq!(frames(ahead.note((0, 10), true)), [11, 12, 9]);
     }
 }

@@ -40,6 +40,11 @@ impl<K: Copy + Eq + Hash, V: Clone> Recent<K, V> {
         Some(slot.value.clone())
     }
 
+    /// Returns a value, which does not count as a use.
+    pub(super) fn peek(&self, key: &K) -> Option<V> {
+        self.values.get(key).map(|slot| slot.value.clone())
+    }
+
     /// Tells whether a value is there, which does not count as a use.
     pub(super) fn contains(&self, key: &K) -> bool {
         self.values.contains_key(key)
@@ -98,6 +103,7 @@ mod tests {
         );
         recent.insert(4, 'd', 11);
         assert_eq!(recent.get(&4), None);
+        assert_eq!((recent.peek(&1), recent.peek(&2)), (Some('a'), None));
         recent.insert(3, 'e', 6);
         assert_eq!((recent.get(&1), recent.get(&3)), (Some('a'), Some('e')));
         assert_eq!(recent.used_bytes, 10);

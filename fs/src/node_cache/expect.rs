@@ -14,7 +14,8 @@ const WHOLE_CHUNKS_MAX: usize = 32;
 const HEAD_CHUNKS: usize = 11;
 /// How far around a chunk those are counted that are there.
 const NEAR_CHUNKS: usize = 8;
-/// Most following chunks that one read makes expected.
+/// Chunks that one read makes expected on each side, and one more for each that is near, at most.
+const AHEAD_CHUNKS: usize = 4;
 const AHEAD_CHUNKS_MAX: usize = 16;
 
 impl Inner {
@@ -37,9 +38,9 @@ impl Inner {
         }
         let around = index.saturating_sub(NEAR_CHUNKS)..count.min(index + NEAR_CHUNKS + 1);
         let near = around.filter(|near| partial.is_present(*near)).count();
-        let ahead = (near + 2).min(AHEAD_CHUNKS_MAX);
+        let ahead = (near + AHEAD_CHUNKS).min(AHEAD_CHUNKS_MAX);
         let following = index + 1..count.min(index + 1 + ahead);
-        let preceding = index.saturating_sub(ahead / 2)..index;
+        let preceding = index.saturating_sub(ahead)..index;
         self.expect_chunks(partial, following.chain(preceding));
     }
 

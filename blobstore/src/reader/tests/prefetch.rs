@@ -115,6 +115,38 @@ async fn what_is_there_or_unknown_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_for_longest_ago_makes_room_read_or_not() {
+    let bench = Bench::new(CHUNKS).await;
+    bench.reader(NOT_AHEAD).warm(items(0..2)).await;
+    let frame_bytes = bench.faults.count(Operation::GetRange).bytes;
+    let three = ReaderOptions {
+        frame_cache_bytes: 0,
+        ahead_cache_bytes: usize::try_from(frame_bytes * 7 / 2).unwrap(),
+        ..NOT_AHEAD
+    };
+    let warmed = async |numbers: &[u8]| {
+        let reader = bench.reader(three);
+        for number in numbers {
+            reader.warm(items([*number])).await;
+            if number != numbers.last().unwrap() {
+                read(&reader, 0..1).await;
+            }
+        }
+        bench.faults.reset_counts();
+        reader
+    };
+    let reader = warmed(&[0, 2, 4, 6]).await;
+    read(&reader, 2..8).await;
+    assert_eq!(requests(&bench), 0, "the first is gone, though it was read");
+    let reader = warmed(&[0, 2, 4, 0, 6]).await;
+    read(&reader, 0..2).await;
+    read(&reader, 4..8).await;
+    assert_eq!(requests(&bench), 0, "it was asked for again");
+    read(&reader, 2..3).await;
+    assert_eq!(requests(&bench), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn eight_starts_at_once_fetch_each_frame_once() {
     // What eight starts hold has to fit into the memory of prefetches: the last would wait until the
     // first drop theirs, and may then have to fetch it again.

@@ -103,15 +103,15 @@ async fn a_large_content_is_expected_whole_and_a_huge_one_around_reads() {
         .await
         .unwrap();
     let expected = node.reader.expected()[24..].to_vec();
-    // Head and tail, then two after and one before.
-    assert_eq!(expected.len(), 11 + 1 + 3);
+    // Head and tail, then four after and four before.
+    assert_eq!(expected.len(), 11 + 1 + 8);
     let list = ContentReader::chunk_list(&*node.reader, content, 2 * LARGE as u64).await;
     let list = list.unwrap();
     let numbers: Vec<usize> = expected[12..]
         .iter()
         .map(|id| list.extents().iter().position(|e| e.id == *id).unwrap())
         .collect();
-    assert_eq!(numbers, [31, 32, 29]);
+    assert_eq!(numbers, [31, 32, 33, 34, 26, 27, 28, 29]);
 }
 
 #[derive(Debug, Default)]
