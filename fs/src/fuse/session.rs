@@ -23,9 +23,9 @@ use crate::mount::is_mount_point;
 
 /// Threads that read requests of one mount.
 const FUSE_THREADS: usize = 4;
-/// How far the kernel reads ahead in one file, in KiB: about a frame. More would fetch what a page
-/// fault into a shared library does not need; the default of 128 costs a round trip each.
-const READ_AHEAD_KIB: u32 = 256;
+/// How far the kernel reads ahead in one file, in KiB. A page fault waits for all that is read around
+/// it, of which more may be missing; who reads in order is ahead by other means (`node_cache/read_ahead.rs`).
+const READ_AHEAD_KIB: u32 = 64;
 /// Dead mounts that may be stacked on a mount point before it is given up.
 const STALE_MOUNTS_MAX: usize = 16;
 /// How long a session that is left finishes what it answers. The next daemon does the rest.
@@ -76,7 +76,7 @@ impl ContentMount {
         let fail = |source| kernel("mount", mount_point, source);
         let session = Session::new(adapter, mount_point, &config()).map_err(fail)?;
         let session = Self::serve(mount_point, session, shared)?;
-        read_further_ahead(mount_point);
+        set_read_ahead(mount_point);
         Ok(session)
     }
 
@@ -355,9 +355,9 @@ fn detach_all(mount_point: &Path) -> Result<(), SessionError> {
     Ok(())
 }
 
-/// Lets the kernel read ahead in larger requests than the protocol's handshake can ask for. Only
-/// root of the host may; without it reads are slower, not wrong.
-fn read_further_ahead(mount_point: &Path) {
+/// Sets how far the kernel reads ahead. Only root of the host may; without it reads are slower, not
+/// wrong.
+fn set_read_ahead(mount_point: &Path) {
     let set = fs::metadata(mount_point).and_then(|metadata| {
         let device = metadata.dev();
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
