@@ -14,6 +14,7 @@
 
 mod cursor;
 mod elf;
+mod extension;
 mod follow;
 mod javascript;
 mod package_json;
@@ -26,6 +27,10 @@ use std::ops::Range;
 pub(crate) use follow::{Follower, HintedReader};
 pub(crate) use resolve::{AllNeeds, Program, resolve};
 pub(crate) use scan::Scanner;
+
+/// Programs and libraries of at most so many bytes are read nearly whole, in an order that nobody
+/// knows (`docs/FORMAT.md`, "How far is fetched ahead").
+const WHOLE_BYTES_MAX: u64 = 8 << 20;
 
 /// What a file says is read with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,9 +55,11 @@ pub(crate) struct ElfNeeds {
     pub needed: Vec<Vec<u8>>,
     /// Directories to look for them first. `$ORIGIN` is kept.
     pub run_paths: Vec<Vec<u8>>,
-    /// What of the file the dynamic linker touches when it loads it: sorted, disjoint, not empty,
-    /// and inside of the file.
+    /// What of the file is touched when it is loaded, by the dynamic linker and by constructors:
+    /// sorted, disjoint, not empty, and inside of the file.
     pub ranges: Vec<Range<u64>>,
+    /// Of an extension module of Python, constants that may be names of modules.
+    pub modules: Vec<String>,
 }
 
 /// One module that a Python module imports.

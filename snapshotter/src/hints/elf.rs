@@ -7,25 +7,31 @@
 //! Program headers are at the beginning of a file and say where the dynamic section is, which is
 //! most often near its end. So what passes is kept where it may be asked for: the first segment,
 //! which has the strings and the symbols; the last one, where `patchelf` puts strings that grew,
-//! as in most Python wheels; and the dynamic section.
+//! as in most Python wheels; the dynamic section; of a large file the beginning of the code, where
+//! linkers put the constructors; of an extension module of Python the constants. At most 22 MiB.
 
+mod constructors;
 mod dynamic;
+mod headers;
 mod ranges;
 
 use std::ops::Range;
 
-use super::ElfNeeds;
+use super::{ElfNeeds, WHOLE_BYTES_MAX, extension};
 use dynamic::Dynamic;
+use headers::{
+    EM_X86_64, HEADERS, HEADERS_BYTES_MAX, Headers, IDENT, PT_INTERP, PT_LOAD, Segment,
+    begins_alike, capped, constants, dynamic_segment, headers, loaded, machine,
+};
 use ranges::merge;
 
-/// What the header and the program headers take at most.
-const HEADERS_BYTES_MAX: usize = 4096;
-const HEADERS: Range<u64> = 0..HEADERS_BYTES_MAX as u64;
-const PROGRAM_HEADERS_MAX: u64 = 64;
-/// Real files have some three.
-const RANGES_MAX: usize = 64;
+/// Most have some three, large ones of C++ some forty.
+const RANGES_MAX: usize = 256;
 /// What is kept of the first segment.
-const FIRST_SEGMENT_BYTES_MAX: u64 = 4 << 20;
+const FIRST_SEGMENT_BYTES_MAX: u64 = 8 << 20;
+/// What is kept of a segment of code, and of how many.
+const CODE_BYTES_MAX: u64 = 4 << 20;
+const CODE_SEGMENTS_MAX: usize = 2;
 /// What is kept of the last segment.
 const LAST_SEGMENT_BYTES_MAX: u64 = 1 << 20;
 /// What is kept of the dynamic section: 4,096 entries.
@@ -34,32 +40,9 @@ const DYNAMIC_BYTES_MAX: u64 = 64 << 10;
 const STRING_BYTES_MAX: usize = 4096;
 /// What of one writable segment is called touched; relocations come first in it.
 const WRITABLE_BYTES_MAX: u64 = 32 << 20;
-/// What of the constants is called touched: what initializers read of them lies all over them.
+/// What of the constants is called touched: what initializers read of them lies all over them. And
+/// what is kept of them.
 const CONSTANTS_BYTES_MAX: u64 = 4 << 20;
-
-const HEADER_BYTES: usize = 64;
-const PROGRAM_HEADER_BYTES: usize = 56;
-/// Magic, 64 bits, little endian.
-const IDENT: &[u8] = b"\x7fELF\x02\x01";
-const ET_EXEC: u16 = 2;
-const ET_DYN: u16 = 3;
-const EM_X86_64: u16 = 62;
-const EM_AARCH64: u16 = 183;
-const PT_LOAD: u32 = 1;
-const PT_DYNAMIC: u32 = 2;
-const PT_INTERP: u32 = 3;
-const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
-const PF_W: u32 = 2;
-
-/// A program header.
-#[derive(Debug, Clone)]
-struct Segment {
-    kind: u32,
-    writable: bool,
-    address: u64,
-    /// What of the file is in it.
-    file: Range<u64>,
-}
 
 /// A piece of the file that is kept.
 #[derive(Debug)]
@@ -90,18 +73,21 @@ pub(super) struct ElfCapture {
     /// The first bytes, until the program headers are complete.
     head: Vec<u8>,
     segments: Vec<Segment>,
+    /// Whether its constants may name modules of Python.
+    is_extension: bool,
     /// Sorted and disjoint.
     windows: Vec<Window>,
 }
 
-/// What the first bytes of a file say.
-enum Headers {
-    Incomplete,
-    Foreign,
-    Complete(Vec<Segment>),
-}
-
 impl ElfCapture {
+    /// A capture of an extension module of Python, or of any other file.
+    pub(super) fn new(is_extension: bool) -> Self {
+        Self {
+            is_extension,
+            ..Self::default()
+        }
+    }
+
     /// Takes the next bytes. `false` when the file is not of interest.
     pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
         let offset = self.passed_bytes;
@@ -118,7 +104,7 @@ impl ElfCapture {
                 Headers::Foreign => return false,
                 Headers::Complete(segments) => self.segments = segments,
             }
-            self.windows = windows(&self.segments);
+            self.windows = self.wanted();
             for window in &mut self.windows {
                 window.take(0, self.head.get(..before).unwrap_or_default());
             }
@@ -127,6 +113,35 @@ impl ElfCapture {
             window.take(offset, bytes);
         }
         true
+    }
+
+    /// Which pieces of the file are to be kept. Never none.
+    fn wanted(&self) -> Vec<Window> {
+        let segments = &self.segments;
+        let files = || loaded(segments).map(|load| load.file.clone());
+        let first = files().min_by_key(|file| file.start);
+        let last = files().max_by_key(|file| file.start);
+        let mut wanted = vec![HEADERS];
+        wanted.extend(first.map(|file| capped(&file, FIRST_SEGMENT_BYTES_MAX)));
+        wanted.extend(last.map(|file| capped(&file, LAST_SEGMENT_BYTES_MAX)));
+        let section = dynamic_segment(segments);
+        wanted.extend(section.map(|section| capped(&section.file, DYNAMIC_BYTES_MAX)));
+        if files().any(|file| file.end > WHOLE_BYTES_MAX) {
+            let code = loaded(segments).filter(|load| load.executable);
+            let code = code.take(CODE_SEGMENTS_MAX);
+            wanted.extend(code.map(|load| capped(&load.file, CODE_BYTES_MAX)));
+        }
+        if self.is_extension {
+            wanted.extend(constants(segments).as_ref().map(last_of));
+        }
+        let windows = merge(wanted, u64::MAX).into_iter();
+        windows
+            .map(|range| Window {
+                start: range.start,
+                end: range.end,
+                bytes: Vec::new(),
+            })
+            .collect()
     }
 
     /// Ends a file of `size_bytes`.
@@ -141,16 +156,6 @@ impl ElfCapture {
                 PT_LOAD if segment.writable => {
                     touched.push(capped(&segment.file, WRITABLE_BYTES_MAX));
                 }
-                // Constants are what precedes the unwinder's table in its segment.
-                PT_GNU_EH_FRAME => {
-                    let holds = |load: &&Segment| {
-                        load.kind == PT_LOAD && load.file.contains(&segment.file.start)
-                    };
-                    if let Some(load) = self.segments.iter().find(holds) {
-                        let constants = load.file.start..segment.file.start;
-                        touched.push(capped(&constants, CONSTANTS_BYTES_MAX));
-                    }
-                }
                 PT_INTERP => {
                     touched.push(capped(&segment.file, STRING_BYTES_MAX as u64));
                     needs.interpreter = self.string(&segment.file);
@@ -158,11 +163,20 @@ impl ElfCapture {
                 _ => {}
             }
         }
+        if let Some(constants) = constants(&self.segments) {
+            touched.push(capped(&constants, CONSTANTS_BYTES_MAX));
+            if self.is_extension {
+                needs.modules = extension::names(self.kept_of(&last_of(&constants)));
+            }
+        }
         if let Some(segment) = dynamic_segment(&self.segments) {
             let section = capped(&segment.file, DYNAMIC_BYTES_MAX);
             let dynamic = Dynamic::read(self.kept(&section).unwrap_or_default());
             touched.push(section);
             touched.extend(dynamic.tables(&self.segments));
+            if machine(&self.head) == Some(EM_X86_64) {
+                touched.extend(constructors::ranges(&self, &dynamic));
+            }
             self.name(&dynamic, &mut needs);
         }
         needs.ranges = merge(touched, size_bytes);
@@ -200,6 +214,13 @@ impl ElfCapture {
         (len > 0).then(|| rest.get(..len).map(<[u8]>::to_vec))?
     }
 
+    /// As much of `place` as was kept, from its start on.
+    fn kept_of(&self, place: &Range<u64>) -> &[u8] {
+        let kept = self.kept_from(place.start).unwrap_or_default();
+        let len = usize::try_from(place.end.saturating_sub(place.start)).unwrap_or(usize::MAX);
+        kept.get(..len).unwrap_or(kept)
+    }
+
     fn kept(&self, place: &Range<u64>) -> Option<&[u8]> {
         let len = usize::try_from(place.end.checked_sub(place.start)?).ok()?;
         self.kept_from(place.start)?.get(..len)
@@ -215,111 +236,11 @@ impl ElfCapture {
     }
 }
 
-/// Reads the header and the program headers from the first bytes of a file.
-fn headers(head: &[u8]) -> Headers {
-    if !begins_alike(head, IDENT) {
-        return Headers::Foreign;
-    }
-    if head.len() < HEADER_BYTES {
-        return Headers::Incomplete;
-    }
-    let is_read = matches!(u16_at(head, 16), Some(ET_EXEC | ET_DYN))
-        && matches!(u16_at(head, 18), Some(EM_X86_64 | EM_AARCH64))
-        && u16_at(head, 54).map(usize::from) == Some(PROGRAM_HEADER_BYTES);
-    let start = u64_at(head, 32).and_then(|at| usize::try_from(at).ok());
-    let count = u16_at(head, 56).map(u64::from);
-    let (true, Some(start), Some(count @ 1..=PROGRAM_HEADERS_MAX)) = (is_read, start, count) else {
-        return Headers::Foreign;
-    };
-    let len = usize::try_from(count).unwrap_or(usize::MAX) * PROGRAM_HEADER_BYTES;
-    let Some(end) = start
-        .checked_add(len)
-        .filter(|end| *end <= HEADERS_BYTES_MAX)
-    else {
-        return Headers::Foreign;
-    };
-    let Some(table) = head.get(start..end) else {
-        return Headers::Incomplete;
-    };
-    let segments = table.chunks_exact(PROGRAM_HEADER_BYTES).filter_map(segment);
-    Headers::Complete(segments.collect())
-}
-
-/// Reads a program header. `None` for one that takes nothing of the file.
-fn segment(header: &[u8]) -> Option<Segment> {
-    let start = u64_at(header, 8)?;
-    let end = start.checked_add(u64_at(header, 32)?)?;
-    (end > start).then_some(Segment {
-        kind: u32_at(header, 0)?,
-        writable: u32_at(header, 4)? & PF_W != 0,
-        address: u64_at(header, 16)?,
-        file: start..end,
-    })
-}
-
-/// Which pieces of the file are kept. Never none.
-fn windows(segments: &[Segment]) -> Vec<Window> {
-    let loaded = || segments.iter().filter(|segment| segment.kind == PT_LOAD);
-    let first = loaded()
-        .map(|load| load.file.clone())
-        .min_by_key(|file| file.start);
-    let last = loaded()
-        .map(|load| load.file.clone())
-        .max_by_key(|file| file.start);
-    let mut wanted = vec![HEADERS];
-    wanted.extend(first.map(|file| capped(&file, FIRST_SEGMENT_BYTES_MAX)));
-    wanted.extend(last.map(|file| capped(&file, LAST_SEGMENT_BYTES_MAX)));
-    wanted
-        .extend(dynamic_segment(segments).map(|segment| capped(&segment.file, DYNAMIC_BYTES_MAX)));
-    merge(wanted, u64::MAX)
-        .into_iter()
-        .map(|range| Window {
-            start: range.start,
-            end: range.end,
-            bytes: Vec::new(),
-        })
-        .collect()
-}
-
-fn dynamic_segment(segments: &[Segment]) -> Option<&Segment> {
-    segments.iter().find(|segment| segment.kind == PT_DYNAMIC)
-}
-
-/// Where in the file the byte at `address` is, and where the file part of its segment ends.
-fn place(segments: &[Segment], address: u64) -> Option<(u64, u64)> {
-    segments
-        .iter()
-        .filter(|segment| segment.kind == PT_LOAD)
-        .find_map(|segment| {
-            let at = address.checked_sub(segment.address)?;
-            let offset = segment.file.start.checked_add(at)?;
-            (offset < segment.file.end).then_some((offset, segment.file.end))
-        })
-}
-
-/// The first `max` bytes of a range.
-fn capped(range: &Range<u64>, max: u64) -> Range<u64> {
-    range.start..range.end.min(range.start.saturating_add(max))
-}
-
-/// Whether `bytes` begin with `start`, as far as they go.
-fn begins_alike(bytes: &[u8], start: &[u8]) -> bool {
-    bytes
-        .iter()
-        .zip(start)
-        .all(|(byte, expected)| byte == expected)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+/// The last of the constants, which are behind the code where both are in one segment.
+fn last_of(constants: &Range<u64>) -> Range<u64> {
+    constants
+        .start
+        .max(constants.end.saturating_sub(CONSTANTS_BYTES_MAX))..constants.end
 }
 
 #[cfg(test)]

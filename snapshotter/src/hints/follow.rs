@@ -26,7 +26,7 @@ const QUEUE_MAX: usize = 4096;
 const FOLLOWED_MAX: usize = 16;
 /// Plain bytes that one read brings.
 const BYTES_MAX: u64 = 64 << 20;
-/// Reads whose company is on its way at once; what is beyond brings nothing ahead.
+/// Reads whose company is on its way at once; that of others waits.
 const FETCHES_MAX: usize = 32;
 /// Contents that are looked for on the node together, and then fetched.
 const BATCH: usize = 256;
@@ -184,7 +184,7 @@ impl Worker {
                     let hinted = hints.read_at_start(&mut walk, BYTES_MAX);
                     let wanted = hinted.iter().map(Wanted::of).collect();
                     self.followed.push_back((tree, *hints, walk));
-                    self.bring(wanted);
+                    self.bring(wanted).await;
                 }
                 Message::Read(content) => {
                     let mut wanted = Vec::new();
@@ -196,16 +196,21 @@ impl Worker {
                         };
                         wanted.extend(hinted.iter().filter(is_other).map(Wanted::of));
                     }
-                    self.bring(wanted);
+                    self.bring(wanted).await;
                 }
             }
         }
     }
 
-    fn bring(&mut self, wanted: Vec<Wanted>) {
-        if !wanted.is_empty() && self.fetches.len() < FETCHES_MAX {
-            self.fetches.spawn(self.fetch.clone().run(wanted));
+    async fn bring(&mut self, wanted: Vec<Wanted>) {
+        if wanted.is_empty() {
+            return;
         }
+        // It was given out and will not be again.
+        while self.fetches.len() >= FETCHES_MAX {
+            self.fetches.join_next().await;
+        }
+        self.fetches.spawn(self.fetch.clone().run(wanted));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a Python module imports while it is loaded.
+//! What a Python module imports while it is loaded, or a `.pth` file that `site` reads.
 //!
 //! Only statements that run then count: those of the module itself, of classes, and of `if`, `try`,
 //! `with` and loops there. Left out are functions, and branches that a start on Linux does not
@@ -84,7 +84,7 @@ impl Scan {
             match statement {
                 [Token::Name(b"import"), modules @ ..] => self.import(modules),
                 [Token::Name(b"from"), rest @ ..] => self.found.extend(from(rest)),
-                _ => {}
+                other => self.found.extend(called(other)),
             }
         }
         self.found.truncate(IMPORTS_MAX);
@@ -103,6 +103,30 @@ impl Scan {
         });
         self.found.extend(imports);
     }
+}
+
+/// Reads a call of a function that imports the module whose name it is given.
+fn called(tokens: &[Token<'_>]) -> Option<PythonImport> {
+    tokens.windows(4).find_map(|call| match call {
+        [
+            Token::Name(b"__import__" | b"import_module"),
+            Token::Op(b'('),
+            Token::Text(module),
+            Token::Op(b')'),
+        ] => {
+            let is_module = module.split(|byte| *byte == b'.').all(is_word);
+            Some(PythonImport {
+                module: text(module).filter(|_| is_module)?,
+                ..PythonImport::default()
+            })
+        }
+        _ => None,
+    })
+}
+
+fn is_word(bytes: &[u8]) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    !bytes.is_empty() && bytes.iter().all(is_part)
 }
 
 /// Tells which block a line opens, if it does, after the block `before` at the same indentation.

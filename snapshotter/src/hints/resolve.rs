@@ -8,16 +8,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use nacre_blobstore::{ContentHint, ContentId, Hints};
 
-use super::Needs;
+use super::{Needs, WHOLE_BYTES_MAX};
 use crate::merge::{File, Folder, MergedTree};
 use crate::oci::ImageConfig;
 
 /// What one content needs at most; beyond it the rest is found at its turn.
 const NEEDS_MAX: usize = 4096;
-
-/// Programs and libraries of at most so many bytes are read nearly whole, in an order that nobody
-/// knows (`docs/FORMAT.md`, "How far is fetched ahead").
-const WHOLE_BYTES_MAX: u64 = 8 << 20;
 
 /// What files say that they need, by content.
 pub(crate) type AllNeeds = HashMap<ContentId, Needs>;
@@ -37,6 +33,7 @@ pub(crate) fn resolve(tree: &MergedTree, needs: &AllNeeds, program: &Program) ->
             table.add(file, elf::needed(folder, elf));
             table.add(file, elf::read_by(folder, name));
             table.add(file, roots.started_by(folder, name));
+            table.add(file, roots.named(folder, &elf.modules));
         }
         Some(Needs::Python(imports)) => {
             let imported = roots.imported(folder, imports);

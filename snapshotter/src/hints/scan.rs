@@ -1,7 +1,7 @@
 //! Which scanner a file gets, and what of its bytes is kept for it.
 
 use super::elf::ElfCapture;
-use super::{Needs, javascript, package_json, python};
+use super::{Needs, extension, javascript, package_json, python};
 
 /// Larger texts are data, or bundles that need no other file.
 const TEXT_BYTES_MAX: usize = 1 << 20;
@@ -27,26 +27,26 @@ enum State {
 pub(crate) struct Scanner(State);
 
 impl Scanner {
-    /// A scanner for the file at `path`. Its name decides which text it may be; anything else may be
-    /// ELF, which its first bytes decide.
+    /// A scanner for the file at `path`. Its name decides which text it may be, or whether it is an
+    /// extension module of Python; anything else may be ELF, which its first bytes decide.
     pub(crate) fn new(path: &[u8]) -> Self {
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
         let language = if name == b"package.json" {
             Language::PackageJson
         } else {
             match name.rsplit(|byte| *byte == b'.').next() {
-                Some(ending) if ending.len() == name.len() => return Self::binary(),
-                Some(b"py") => Language::Python,
+                Some(ending) if ending.len() == name.len() => return Self::binary(name),
+                Some(b"py" | b"pth") => Language::Python,
                 Some(b"js" | b"cjs" | b"mjs") => Language::JavaScript,
-                _ => return Self::binary(),
+                _ => return Self::binary(name),
             }
         };
         let text = Vec::new();
         Self(State::Text { language, text })
     }
 
-    fn binary() -> Self {
-        Self(State::Elf(ElfCapture::default()))
+    fn binary(name: &[u8]) -> Self {
+        Self(State::Elf(ElfCapture::new(extension::is_extension(name))))
     }
 
     /// Takes the next bytes of the file, in order, however they are cut.

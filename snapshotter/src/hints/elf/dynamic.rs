@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Segment, place, u64_at};
+use super::headers::{Segment, place, u64_at};
 
 /// Libraries, and directories to look for them.
 pub(super) const NAMES_MAX: usize = 256;
@@ -21,6 +21,8 @@ const DT_RELASZ: u64 = 8;
 const DT_STRSZ: u64 = 10;
 const DT_RPATH: u64 = 15;
 const DT_JMPREL: u64 = 23;
+const DT_INIT_ARRAY: u64 = 25;
+const DT_INIT_ARRAYSZ: u64 = 27;
 const DT_RUNPATH: u64 = 29;
 const DT_RELRSZ: u64 = 35;
 const DT_RELR: u64 = 36;
@@ -87,6 +89,27 @@ impl Dynamic {
             .map(|table| table.start..table.end.unwrap_or(table.limit))
     }
 
+    /// Where in the file the tables of relocations are that say how long they are.
+    pub(super) fn relocations(&self, segments: &[Segment]) -> Vec<Range<u64>> {
+        let tables = [(DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)];
+        let tables = tables.iter().filter_map(|(tag, size)| {
+            let table = self.table(segments, *tag, Some(*size))?;
+            Some(table.start..table.end?)
+        });
+        tables.collect()
+    }
+
+    /// Where in the file the table of symbols starts.
+    pub(super) fn symbols(&self, segments: &[Segment]) -> Option<u64> {
+        Some(self.table(segments, DT_SYMTAB, None)?.start)
+    }
+
+    /// At which addresses the addresses of the constructors are.
+    pub(super) fn constructors(&self) -> Option<Range<u64>> {
+        let start = self.value(DT_INIT_ARRAY)?;
+        Some(start..start.checked_add(self.value(DT_INIT_ARRAYSZ)?)?)
+    }
+
     /// Where in the file the tables are. One that does not say its size reaches to the next one.
     pub(super) fn tables(&self, segments: &[Segment]) -> Vec<Range<u64>> {
         let mut tables: Vec<Table> = TABLES
@@ -125,7 +148,7 @@ struct Table {
 }
 
 fn is_read(tag: u64) -> bool {
-    matches!(tag, DT_RPATH | DT_RUNPATH)
+    matches!(tag, DT_RPATH | DT_RUNPATH | DT_INIT_ARRAY | DT_INIT_ARRAYSZ)
         || TABLES
             .iter()
             .any(|(table, size)| *table == tag || *size == Some(tag))

@@ -1,3 +1,4 @@
+use super::headers::*;
 use super::*;
 
 const LOAD_ADDRESS: u64 = 0x40_0000;
@@ -138,12 +139,14 @@ fn tables_without_a_size_reach_to_the_next_one() {
         Segment {
             kind: PT_LOAD,
             writable: false,
+            executable: false,
             address: 0,
             file: 0..100_000,
         },
         Segment {
             kind: PT_LOAD,
             writable: true,
+            executable: false,
             address: 200_000,
             file: 100_000..110_000,
         },
@@ -258,6 +261,39 @@ fn no_word_of_a_header_or_the_dynamic_section_panics() {
             }
         }
     }
+}
+
+#[test]
+fn constants_are_kept_of_extensions_and_code_of_large_files() {
+    let kept = |code: u64, is_extension| {
+        let mut elf = tiny_elf(&[]);
+        let segment = Segment {
+            kind: PT_LOAD,
+            writable: false,
+            executable: true,
+            address: 1 << 32,
+            file: 1 << 20..code,
+        };
+        let unwinder = Segment {
+            kind: PT_GNU_EH_FRAME,
+            file: (5 << 20) + 9..(5 << 20) + 10,
+            ..segment
+        };
+        elf.truncate(usize::try_from(TABLES_START).unwrap());
+        let mut capture = ElfCapture::new(is_extension);
+        assert!(capture.take(&elf));
+        capture.segments.extend([segment, unwinder]);
+        let windows = capture.wanted();
+        move |range: &Range<u64>| {
+            let mut windows = windows.iter();
+            windows.any(|window| window.start <= range.start && range.end <= window.end)
+        }
+    };
+    let (constants, code) = ((1 << 20) + 9..(5 << 20) + 9, 1 << 20..5 << 20);
+    assert!(kept(6 << 20, true)(&constants));
+    assert!(!kept(6 << 20, false)(&constants));
+    assert!(!kept(6 << 20, false)(&code));
+    assert!(kept(9 << 20, false)(&code));
 }
 
 #[test]

@@ -33,7 +33,14 @@ const CUSTOMIZED: &[&str] = &["sitecustomize", "usercustomize"];
 
 /// The directories that modules are found in.
 #[derive(Debug)]
-pub(super) struct Roots<'a>(Vec<Folder<'a>>);
+pub(super) struct Roots<'a>(Vec<Root<'a>>);
+
+#[derive(Debug)]
+struct Root<'a> {
+    folder: Folder<'a>,
+    /// Has the standard library, or its extensions.
+    is_standard: bool,
+}
 
 /// A module: what is read of it, and where its submodules are.
 struct Module<'a> {
@@ -45,15 +52,20 @@ impl<'a> Roots<'a> {
     /// Finds them by their names and what is in them.
     pub(super) fn of(tree: &'a MergedTree) -> Self {
         let mut roots = Vec::new();
+        let root = |folder: &Folder<'a>, is_standard| Root {
+            folder: folder.clone(),
+            is_standard,
+        };
         tree.each_folder(&mut |folder, name| {
             if roots.len() >= ROOTS_MAX {
                 return;
             }
             if PACKAGES.contains(&name) {
-                roots.push(folder.clone());
+                roots.push(root(folder, false));
             } else if name.starts_with(b"python3") && folder.child(b"encodings").is_some() {
-                roots.push(folder.clone());
-                roots.extend(folder.child(b"lib-dynload"));
+                roots.push(root(folder, true));
+                let extensions = folder.child(b"lib-dynload");
+                roots.extend(extensions.map(|extensions| root(&extensions, true)));
             }
         });
         Self(roots)
@@ -74,8 +86,9 @@ impl<'a> Roots<'a> {
             read.extend(modules.filter_map(|module| source_in(&encodings, module)));
         }
         for root in &self.0 {
-            let paths = root.names(b"").filter(|name| name.ends_with(b".pth"));
-            read.extend(paths.filter_map(|name| root.file(name)));
+            let paths = root.folder.names(b"");
+            let paths = paths.filter(|name| name.ends_with(b".pth"));
+            read.extend(paths.filter_map(|name| root.folder.file(name)));
         }
         let customized = CUSTOMIZED.iter();
         read.extend(customized.filter_map(|module| source_in(&library, module)));
@@ -84,9 +97,7 @@ impl<'a> Roots<'a> {
 
     /// Returns what a module in `folder` imports.
     pub(super) fn imported(&self, folder: &Folder<'a>, imports: &[PythonImport]) -> Vec<File> {
-        // Those of the same installation first.
-        let mut roots: Vec<&Folder<'a>> = self.0.iter().collect();
-        roots.sort_by_key(|root| std::cmp::Reverse(root.shared_depth(folder)));
+        let roots = self.nearest(folder);
         let mut own = folder.clone();
         while own.file(b"__init__.py").is_some()
             && let Some(parent) = own.parent()
@@ -103,31 +114,76 @@ impl<'a> Roots<'a> {
                 if let Some(base) = base {
                     import_from(&base, import, &mut found);
                 }
-            } else if !FROZEN.contains(&import.module.as_str()) {
-                let mut places = std::iter::once(&own).chain(roots.iter().copied());
+            } else {
+                let roots = roots.iter().map(|root| &root.folder);
+                let mut places = std::iter::once(&own).chain(roots);
                 places.any(|root| import_from(root, import, &mut found));
             }
         }
         found
     }
+
+    /// Returns what an extension module in `folder` may import: those of its constants that are
+    /// modules. One word is most often something else, so it is taken for a module beside it or one
+    /// of the standard library only.
+    pub(super) fn named(&self, folder: &Folder<'a>, names: &[String]) -> Vec<File> {
+        let roots = self.nearest(folder);
+        let mut found = Vec::new();
+        for name in names {
+            let import = PythonImport {
+                module: name.clone(),
+                ..PythonImport::default()
+            };
+            let is_word = !name.contains('.');
+            let roots = roots.iter().filter(|root| !is_word || root.is_standard);
+            let beside = is_word.then_some(folder);
+            let mut places = beside.into_iter().chain(roots.map(|root| &root.folder));
+            if let Some(root) = places.find(|root| has_module(root, name)) {
+                import_from(root, &import, &mut found);
+            }
+        }
+        found
+    }
+
+    /// Those of the same installation as `folder` first.
+    fn nearest(&self, folder: &Folder<'a>) -> Vec<&Root<'a>> {
+        let mut roots: Vec<&Root<'a>> = self.0.iter().collect();
+        roots.sort_by_key(|root| std::cmp::Reverse(root.folder.shared_depth(folder)));
+        roots
+    }
+}
+
+fn has_module(root: &Folder<'_>, name: &str) -> bool {
+    let mut at = Some(root.clone());
+    name.split('.').all(|part| {
+        let module = at.take().and_then(|folder| module_in(&folder, part));
+        let is_there = module.is_some();
+        at = module.and_then(|module| module.folder);
+        is_there
+    })
 }
 
 /// Adds what an import reads that is found in `root`. `false` when it is not.
 fn import_from(root: &Folder<'_>, import: &PythonImport, found: &mut Vec<File>) -> bool {
     let mut at = root.clone();
+    let is_read = |name: &str| import.level > 0 || !FROZEN.contains(&name);
+    let mut name = String::new();
     let parts = import.module.split('.').filter(|part| !part.is_empty());
     for (depth, part) in parts.enumerate() {
         let Some(module) = module_in(&at, part) else {
             return depth > 0;
         };
-        found.extend(module.file);
+        name.push_str(part);
+        found.extend(module.file.filter(|_| is_read(&name)));
+        name.push('.');
         let Some(folder) = module.folder else {
             return true;
         };
         at = folder;
     }
-    for name in &import.names {
-        found.extend(module_in(&at, name).and_then(|module| module.file));
+    for imported in &import.names {
+        let file = module_in(&at, imported).and_then(|module| module.file);
+        found.extend(file.filter(|_| is_read(&format!("{name}{imported}"))));
     }
     true
 }

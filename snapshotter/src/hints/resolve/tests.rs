@@ -174,6 +174,60 @@ fn python_finds_compiled_modules_extensions_and_what_is_relative() {
 }
 
 #[test]
+fn a_frozen_module_is_not_read_but_its_package_is() {
+    let files = [
+        "usr/lib/python3.11/encodings/__init__.py",
+        "usr/lib/python3.11/importlib/__init__.py",
+        "usr/lib/python3.11/importlib/machinery.py",
+        "usr/lib/python3.11/importlib/abc.py",
+        "usr/lib/python3.11/os.py",
+        "srv/main.py",
+        "srv/other.py",
+    ];
+    let needs = [
+        (
+            files[5],
+            Needs::Python(vec![
+                import(0, "importlib.machinery", &[]),
+                import(0, "os", &[]),
+            ]),
+        ),
+        (
+            files[6],
+            Needs::Python(vec![import(0, "importlib", &["machinery", "abc"])]),
+        ),
+    ];
+    assert_eq!(read_with(&files, &[], &needs, files[5]), [files[1]]);
+    let both = read_with(&files, &[], &needs, files[6]);
+    assert_eq!(both, [files[1], files[3]]);
+}
+
+#[test]
+fn constants_of_an_extension_are_modules_where_that_is_likely() {
+    let files = [
+        "usr/lib/python3.11/encodings/__init__.py",
+        "usr/lib/python3.11/queue.py",
+        "usr/lib/python3.11/lib-dynload/_queue.cpython-311.so",
+        // As images of Python have it: beside the standard library, but no part of it.
+        "usr/lib/python3.11/site-packages/word/__init__.py",
+        "usr/lib/python3.11/site-packages/word/sub.py",
+        "usr/lib/python3.11/site-packages/pkg/ext.cpython-311.so",
+        "usr/lib/python3.11/site-packages/pkg/beside.py",
+    ];
+    let named = |modules: &[&str]| {
+        let elf = ElfNeeds {
+            modules: modules.iter().map(|name| (*name).to_owned()).collect(),
+            ..ElfNeeds::default()
+        };
+        read_with(&files, &[], &[(files[5], Needs::Elf(elf))], files[5])
+    };
+    assert_eq!(named(&["queue", "_queue"]), [files[1], files[2]]);
+    assert_eq!(named(&["word", "nowhere", "word.other"]), [""; 0]);
+    assert_eq!(named(&["word.sub"]), [files[3], files[4]]);
+    assert_eq!(named(&["beside"]), [files[6]]);
+}
+
+#[test]
 fn node_finds_files_directories_and_packages() {
     let files = [
         "app/src/index.js",

@@ -44,6 +44,20 @@ fn the_name_decides_the_language() {
 }
 
 #[test]
+fn what_is_imported_by_a_call_is_found() {
+    let modules = |path: &str, text: &str| match scan(path, text.as_bytes()) {
+        Some(Needs::Python(imports)) => imports.into_iter().map(|import| import.module).collect(),
+        _ => Vec::new(),
+    };
+    let line =
+        "import os; var = 'X'; on = os.environ.get(var, 'y') == 'y'; on and __import__('_hack')\n";
+    assert_eq!(modules("a.pth", line), ["os", "_hack"]);
+    let text = "import importlib as i\nx = i.import_module('a.b')\n__import__(name)\n\
+                __import__('no name')\n__import__('.a')\ndef f():\n    __import__('late')\n";
+    assert_eq!(modules("a.py", text), ["importlib", "a.b"]);
+}
+
+#[test]
 fn a_long_text_is_not_kept() {
     let mut text = b"import os\n".to_vec();
     text.resize(TEXT_BYTES_MAX, b' ');
