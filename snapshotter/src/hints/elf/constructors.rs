@@ -6,7 +6,8 @@
 //! are found by their first bytes. What is found by mistake leads somewhere else mostly, and is
 //! dropped. Only x86-64; relocations: System V psABI, AMD64 supplement, chapter 4.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::ElfCapture;
@@ -23,6 +24,10 @@ const SLOTS_MAX: usize = 1 << 17;
 const CALLED_MAX: usize = 4096;
 /// What of a function is called read, since its length is not known.
 const FUNCTION_BYTES: u64 = 256;
+/// Blocks of the file, of about a chunk, that are named at most, with the most functions: a library
+/// may register thousands that it does not call.
+const BLOCK_BYTES: u64 = 256 << 10;
+const BLOCKS_MAX: usize = 64;
 
 const RELOCATION_BYTES: usize = 24;
 const SYMBOL_BYTES: u64 = 24;
@@ -30,8 +35,24 @@ const R_X86_64_GLOB_DAT: u32 = 6;
 const R_X86_64_JUMP_SLOT: u32 = 7;
 const R_X86_64_RELATIVE: u32 = 8;
 
-/// Returns what of the file runs when it is loaded, as far as that is told by what was kept.
+/// Returns what of the file runs when it is loaded, as far as that is told by what was kept: of each
+/// block one range.
 pub(super) fn ranges(capture: &ElfCapture, dynamic: &Dynamic) -> Vec<Range<u64>> {
+    let mut blocks = BTreeMap::<u64, (usize, Range<u64>)>::new();
+    for function in functions(capture, dynamic) {
+        let block = blocks.entry(function.start / BLOCK_BYTES);
+        let (count, range) = block.or_insert_with(|| (0, function.clone()));
+        *count += 1;
+        *range = range.start.min(function.start)..range.end.max(function.end);
+    }
+    let mut blocks: Vec<_> = blocks.into_values().collect();
+    blocks.sort_by_key(|(count, _)| Reverse(*count));
+    blocks.truncate(BLOCKS_MAX);
+    blocks.into_iter().map(|(_, range)| range).collect()
+}
+
+/// Returns where the constructors and what they call begin.
+fn functions(capture: &ElfCapture, dynamic: &Dynamic) -> Vec<Range<u64>> {
     let code = Code::of(capture, dynamic);
     let constructors = code.constructors(dynamic);
     let mut called: Vec<u64> = Vec::new();

@@ -98,6 +98,11 @@ fn segments(file: &[u8]) -> Vec<Segment> {
 
 /// What is found when all of a file was kept.
 fn found(file: &[u8]) -> Vec<Range<u64>> {
+    let (capture, dynamic) = kept(file);
+    functions(&capture, &dynamic)
+}
+
+fn kept(file: &[u8]) -> (ElfCapture, Dynamic) {
     let whole = Window {
         start: 0,
         end: file.len() as u64,
@@ -108,8 +113,7 @@ fn found(file: &[u8]) -> Vec<Range<u64>> {
         windows: vec![whole],
         ..ElfCapture::default()
     };
-    let dynamic = Dynamic::read(&file[DYNAMIC..DYNAMIC + 128]);
-    ranges(&capture, &dynamic)
+    (capture, Dynamic::read(&file[DYNAMIC..DYNAMIC + 128]))
 }
 
 #[test]
@@ -117,6 +121,31 @@ fn what_a_constructor_leads_to_is_found() {
     let expected = [CONSTRUCTOR, CALLED, BY_SLOT, BY_STUB, TAKEN];
     let expected = expected.map(|start| start..start + FUNCTION_BYTES);
     assert_eq!(found(&library()), expected);
+}
+
+#[test]
+fn the_blocks_with_the_most_functions_are_named() {
+    let (capture, dynamic) = kept(&library());
+    let whole = CONSTRUCTOR..TAKEN + FUNCTION_BYTES;
+    assert_eq!(ranges(&capture, &dynamic), [whole], "all are in one block");
+
+    // Its constructor calls one function in each of many blocks, and two in the last one.
+    let blocks = BLOCKS_MAX as u64 + 9;
+    let size = usize::try_from((blocks + 1) * BLOCK_BYTES).unwrap();
+    let (mut file, mut at) = (library(), CONSTRUCTOR);
+    let far = (1..=blocks).map(|block| block * BLOCK_BYTES);
+    for target in far.chain([blocks * BLOCK_BYTES + 4096]) {
+        at = instruct(&mut file, at, &[0xe8], target);
+    }
+    let (mut capture, dynamic) = kept(&file);
+    capture.segments[1].file.end = size as u64;
+    let found = ranges(&capture, &dynamic);
+    assert_eq!(found.len(), BLOCKS_MAX);
+    let last = blocks * BLOCK_BYTES;
+    assert!(
+        found.contains(&(last..last + 4096 + FUNCTION_BYTES)),
+        "{found:?}"
+    );
 }
 
 #[test]
