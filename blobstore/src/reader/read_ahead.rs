@@ -4,7 +4,8 @@
 //! first time, the frames around it in its pack that were read before are counted, and as many
 //! following frames (half as many before, when it was not there yet) are fetched. Those that somebody
 //! had asked for ahead, or that were read while it was known what would be read, are not counted:
-//! whoever knew did not name the frames around them. What this costs is bounded: bytes that were fetched ahead and not read are at most a given share of those that
+//! whoever knew did not name the frames around them. What this costs is bounded: bytes that were
+//! fetched ahead and not read are at most a given share of those that
 //! were read, plus a fixed amount. `docs/FORMAT.md` has the measurements.
 
 use std::collections::HashMap;
