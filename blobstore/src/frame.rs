@@ -3,7 +3,10 @@
 //! A frame is verified twice: its stored bytes against the hash in the pack's index, so that the
 //! decompressor never sees hostile bytes, and each item in it against the item's own id.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
+use zstd::bulk::Decompressor;
 
 use crate::{Digest, UnverifiedBytes};
 
@@ -15,6 +18,10 @@ pub const FRAME_BYTES_MAX: usize = 33 << 20;
 pub(crate) const FRAME_ITEMS_MAX: usize = 1 << 14;
 /// zstd level of new frames.
 pub(crate) const ZSTD_LEVEL: i32 = 3;
+
+thread_local! {
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
 
 /// One item of a frame as the index lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,8 +129,15 @@ pub fn decompress(stored: &[u8], plain_bytes: usize) -> Result<Bytes, FrameError
             "{plain_bytes} plain bytes exceed the limit"
         )));
     }
-    let plain = zstd::bulk::decompress(stored, plain_bytes)
-        .map_err(|error| FrameError::Malformed(error.to_string()))?;
+    let plain = DECOMPRESSOR.with_borrow_mut(|decompressor| {
+        // Its 160 KB are made once for each thread.
+        let decompressor = match decompressor {
+            Some(decompressor) => decompressor,
+            None => decompressor.insert(Decompressor::new()?),
+        };
+        decompressor.decompress(stored, plain_bytes)
+    });
+    let plain = plain.map_err(|error| FrameError::Malformed(error.to_string()))?;
     if plain.len() != plain_bytes {
         let found = plain.len();
         return Err(FrameError::Malformed(format!(
