@@ -18,8 +18,9 @@ const NEEDS_MAX: usize = 4096;
 /// What files say that they need, by content.
 pub(crate) type AllNeeds = HashMap<ContentId, Needs>;
 
-/// What is read to find a user before a sandbox starts.
-const USERS: &[&[u8]] = &[b"/etc/passwd", b"/etc/group"];
+/// What is read to find a user before a sandbox starts, and what most of them start first, whatever
+/// the image says.
+const STARTED: &[&[u8]] = &[b"/etc/passwd", b"/etc/group", b"/bin/sh"];
 
 /// Makes the hints of a file system whose image starts `program`, found in the directories of `path`.
 /// What is named and not there is left out. A content with several names needs what it needs at
@@ -48,7 +49,8 @@ pub(crate) fn resolve(tree: &MergedTree, needs: &AllNeeds, program: &Program) ->
         Some(Needs::PackageJson(_)) | None => {}
     });
     let root = tree.folder();
-    let mut start: Vec<File> = USERS.iter().filter_map(|path| root.file_at(path)).collect();
+    let started = STARTED.iter();
+    let mut start: Vec<File> = started.filter_map(|path| root.file_at(path)).collect();
     start.extend(program.find(&root));
     start.iter().for_each(|file| table.read(*file, &[]));
     table.finish(&start)

@@ -278,10 +278,11 @@ fn node_finds_files_directories_and_packages() {
 }
 
 #[test]
-fn each_start_reads_the_users_and_the_program() {
+fn each_start_reads_the_users_a_shell_and_the_program() {
     let files = [
         "etc/passwd",
         "etc/group",
+        "bin/sh",
         "usr/bin/tool",
         "bin/tool",
         "app/run",
@@ -299,10 +300,10 @@ fn each_start_reads_the_users_and_the_program() {
         )
     };
     let by_path = config(r#"{"Env":["PATH=/none:/usr/bin:/bin"],"Cmd":["tool","/app/run"]}"#);
-    assert_eq!(start(&by_path), files[..3]);
+    assert_eq!(start(&by_path), files[..4]);
     let absolute = config(r#"{"Entrypoint":["/app/run"],"Cmd":["tool"]}"#);
-    assert_eq!(start(&absolute), [files[0], files[1], files[4]]);
-    assert_eq!(start("no config"), files[..2]);
+    assert_eq!(start(&absolute), [files[0], files[1], files[2], files[5]]);
+    assert_eq!(start("no config"), files[..3]);
 }
 
 #[test]
