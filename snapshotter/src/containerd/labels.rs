@@ -15,12 +15,20 @@ pub(super) const SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
 /// The image that is pulled, and the digest of its manifest.
 pub(super) const IMAGE_REF: &str = "containerd.io/snapshot/cri.image-ref";
 pub(super) const MANIFEST_DIGEST: &str = "containerd.io/snapshot/cri.manifest-digest";
+/// The digests of this layer of the image that is pulled and of those above it, separated by commas.
+pub(super) const IMAGE_LAYERS: &str = "containerd.io/snapshot/cri.image-layers";
 /// How the layer is served: `kernel` or `fuse` when nacre serves it from the store, `ordinary` when
 /// containerd unpacks it.
 pub(super) const MODE: &str = "containerd.io/snapshot/nacre.mode";
 
 /// The value of [`MODE`] for a layer that containerd unpacks.
 pub(super) const MODE_ORDINARY: &str = "ordinary";
+
+/// Tells whether a layer is the topmost one of the image that is pulled.
+pub(super) fn is_topmost(labels: &Labels) -> bool {
+    let layers = labels.get(IMAGE_LAYERS);
+    layers.is_some_and(|layers| !layers.is_empty() && !layers.contains(','))
+}
 
 /// Returns the value of [`MODE`] for a layer that is served from the store.
 pub(super) const fn mode_of(mode: MountMode) -> &'static str {

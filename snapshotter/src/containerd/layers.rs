@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nacre_blobstore::{Reader, RecordError, RecordId, StoreError, TreeId};
+use tokio::sync::Semaphore;
 
 use super::client::Client;
 use super::error::SnapshotsError;
@@ -26,6 +27,9 @@ const FOUND_KEEP: Duration = Duration::from_secs(60);
 /// Layers that are remembered.
 const FOUND_MAX: usize = 1 << 16;
 
+/// Images that are opened at once because they were pulled; others wait for their first container.
+const OPEN_AHEAD_MAX: usize = 8;
+
 /// A call needs a namespace, whichever.
 const VERSION_NAMESPACE: &str = "default";
 
@@ -42,6 +46,8 @@ pub(super) struct NodeLayers {
     found: Mutex<HashMap<String, Found>>,
     /// containerd asks for the layers of an image one after the other.
     rest: Rest,
+    /// Of images that are opened as they are pulled.
+    ahead: Arc<Semaphore>,
 }
 
 impl NodeLayers {
@@ -52,6 +58,7 @@ impl NodeLayers {
             containerd,
             found: Mutex::default(),
             rest: Rest::default(),
+            ahead: Arc::new(Semaphore::new(OPEN_AHEAD_MAX)),
         }
     }
 
@@ -165,6 +172,19 @@ impl LazyLayers for NodeLayers {
         let opened = self.node.open_layer(layer.image, layer.tree, wanted).await;
         let (lower, view) = opened.map_err(|error| unavailable(&error))?;
         Ok(OpenedLayer { lower, view })
+    }
+
+    fn open_ahead(&self, layer: RemoteLayer) {
+        let Ok(turn) = Arc::clone(&self.ahead).try_acquire_owned() else {
+            return;
+        };
+        let node = Arc::clone(&self.node);
+        tokio::spawn(async move {
+            if let Err(error) = node.open_layer(layer.image, layer.tree, None).await {
+                tracing::debug!(image = %layer.image, %error, "open an image that was pulled");
+            }
+            drop(turn);
+        });
     }
 
     async fn reader(&self, layer: Option<RemoteLayer>) -> Result<Arc<Reader>, SnapshotsError> {

@@ -35,6 +35,10 @@ pub(super) trait LazyLayers: std::fmt::Debug + Send + Sync + 'static {
         wanted: Option<MountMode>,
     ) -> Result<OpenedLayer, SnapshotsError>;
 
+    /// Begins to make it ready, and to bring what its start reads: it was pulled, so it will probably be
+    /// started. Returns at once; what fails is tried again when it is opened.
+    fn open_ahead(&self, layer: RemoteLayer);
+
     /// Tells how such layers are served on this node.
     fn mode(&self) -> MountMode;
 

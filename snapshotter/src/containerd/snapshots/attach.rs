@@ -46,6 +46,9 @@ impl Snapshots {
                     .commit_attached(&chain_id, key, parent, labels, layer)
                     .await?;
                 count(&self.counters.attached);
+                if labels::is_topmost(labels) {
+                    self.lazy.open_ahead(layer);
+                }
                 return Err(SnapshotsError::Exists(name));
             }
             Ok(None) => {

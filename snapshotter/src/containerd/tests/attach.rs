@@ -72,6 +72,33 @@ async fn a_stored_layer_is_committed_and_answered_with_already_exists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_made_ready_when_its_topmost_layer_is_pulled() {
+    const LAYERS: &str = "containerd.io/snapshot/cri.image-layers";
+    let scene = Scene::new().await;
+    let (low, high) = (tree("low"), tree("high"));
+    scene.stored.add(LOW, low.path());
+    let topmost = scene.stored.add(HIGH, high.path());
+    let pull = async |key, parent, layer, layers: Option<&str>| {
+        let labels = layers.map(|layers| (LAYERS, layers));
+        let labels: Vec<_> = [(REF, layer)].into_iter().chain(labels).collect();
+        let answer = scene.prepare(key, parent, &labels).await;
+        assert_eq!(answer, Err(Code::AlreadyExists));
+        scene.stored.ahead.lock().unwrap().clone()
+    };
+    assert_eq!(pull("1", "", LOW, Some("sha256:1,sha256:2")).await, []);
+    assert_eq!(pull("2", LOW, HIGH, None).await, [], "nobody says");
+    assert_eq!(pull("3", LOW, HIGH, Some("")).await, []);
+    assert_eq!(pull("4", LOW, HIGH, Some("sha256:2")).await, [topmost]);
+    let unknown = scene.prepare("5", "", &[(REF, "sha256:3"), (LAYERS, "sha256:3")]);
+    unknown.await.unwrap();
+    assert_eq!(
+        scene.stored.ahead.lock().unwrap().len(),
+        1,
+        "not in the store"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sixteen_equal_prepares_leave_one_layer_and_nothing_else() {
     let scene = Scene::new().await;
     let low = tree("low");

@@ -43,6 +43,8 @@ pub(super) struct Stored {
     pub(super) meet: Mutex<Option<Arc<Barrier>>>,
     /// Told of each caller of `find`.
     pub(super) asked: Notify,
+    /// What was to be made ready before a container needs it.
+    pub(super) ahead: Mutex<Vec<RemoteLayer>>,
     /// In which mode each layer was to be opened.
     pub(super) modes: Mutex<Vec<Option<MountMode>>>,
     /// Reads nothing: no layer here has a tree.
@@ -117,6 +119,10 @@ impl LazyLayers for Stored {
             lower: Lower::directory(tree.clone()),
             view: tree.clone(),
         })
+    }
+
+    fn open_ahead(&self, layer: RemoteLayer) {
+        self.ahead.lock().unwrap().push(layer);
     }
 
     fn mode(&self) -> MountMode {
