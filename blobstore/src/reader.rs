@@ -11,6 +11,7 @@
 mod fetch;
 mod find;
 mod flight;
+mod memory;
 mod prefetch;
 mod read_ahead;
 mod recent;
@@ -224,6 +225,15 @@ impl Reader {
         Chunk::verify(id, bytes.into_untrusted()).map_err(corrupt)
     }
 
+    /// Returns a verified chunk if its frame is in memory. Does not count as reading it. Blocks for as
+    /// long as decompressing takes, about a millisecond.
+    pub fn at_hand(&self, id: ChunkId) -> Option<Chunk> {
+        let location = self.index().chunk(id).ok().flatten()?;
+        let arrived = self.shared.get((location.pack, location.frame))?;
+        let bytes = arrived.frame.item(location.item)?;
+        Chunk::verify(id, bytes.into_untrusted()).ok()
+    }
+
     /// Returns a verified tree.
     ///
     /// # Errors
@@ -346,8 +356,7 @@ impl Reader {
     /// Returns where the frame of a chunk came from, while that is in memory.
     pub fn tier_of(&self, chunk: ChunkId) -> Option<Tier> {
         let location = self.index().chunk(chunk).ok().flatten()?;
-        let frame = self.shared.get((location.pack, location.frame));
-        frame.map(|frame| frame.tier)
+        self.shared.tier_of((location.pack, location.frame))
     }
 
     async fn locate(&self, kind: ItemKind) -> Result<Location, ReadError> {

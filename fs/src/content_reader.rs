@@ -26,6 +26,15 @@ pub trait ContentReader: TreeReader + fmt::Debug + 'static {
     /// Says that chunks will probably be read soon. Returns at once.
     fn expect(&self, _chunks: Vec<ChunkId>) {}
 
+    /// Tells whether somebody who knew that a chunk would be read had it brought ahead.
+    fn is_foretold(&self, _chunk: ChunkId) -> bool {
+        false
+    }
+
+    /// Says that somebody comes for a content that was brought ahead, which is as good as reading it.
+    /// Returns at once.
+    fn comes_for(&self, _content: ContentId) {}
+
     /// Returns how much of a file has to be read in order before what follows is fetched on a guess.
     /// `None`: nothing is, for what will be read is known, and on its way.
     fn guesses_after(&self) -> Option<u64> {
@@ -62,6 +71,10 @@ impl ContentReader for Reader {
 
     fn expect(&self, chunks: Vec<ChunkId>) {
         Self::expect(self, chunks);
+    }
+
+    fn is_foretold(&self, chunk: ChunkId) -> bool {
+        Self::is_foretold(self, chunk)
     }
 
     fn guesses_after(&self) -> Option<u64> {

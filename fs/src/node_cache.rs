@@ -17,7 +17,8 @@
 //!   holes, which moves to the store once all are there and their hash is the content's id.
 //! - A small content that a lookup of overlayfs waits for is in the store and the arrivals before
 //!   the lookup is answered: see [`NodeCache::place`].
-//!
+//! - What comes ahead on a guess is where nobody finds it unseen until somebody comes for it: see
+//!   [`NodeCache::bring_ahead`].
 //! - What it takes on the disk stays within a quota ([`quota`]), and what goes is what is least
 //!   likely to be used again ([`table`], [`eviction`]), never what was used in the last seconds.
 //!
@@ -25,6 +26,7 @@
 //! content.
 
 mod admit;
+mod ahead;
 mod counters;
 mod eviction;
 mod expect;
@@ -65,6 +67,7 @@ pub use place::Placed;
 pub use survey::{NodeCacheCheck, NodeCachePrune, NodeCacheUsage};
 
 use crate::ContentReader;
+use ahead::Ahead;
 use counters::Counters;
 use fetch::Inner;
 use layout::{Layers, Layout};
@@ -165,6 +168,7 @@ impl NodeCache {
             fetches: Semaphore::new(FETCHES_MAX),
             waiting: Semaphore::new(READS_WAITING_MAX),
             counters: Counters::default(),
+            ahead: Ahead::default(),
             observer: OnceLock::new(),
         });
         Ok(Self {

@@ -23,6 +23,7 @@ pub struct MemoryReader {
     chunk_reads: AtomicU64,
     tree_reads: AtomicU64,
     expected: Mutex<Vec<ChunkId>>,
+    came_for: Mutex<Vec<ContentId>>,
     known: AtomicBool,
 }
 
@@ -109,6 +110,12 @@ impl MemoryReader {
         expected.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Returns the contents that somebody came for when they were ahead.
+    pub fn came_for(&self) -> Vec<ContentId> {
+        let came_for = self.came_for.lock();
+        came_for.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Returns how many trees were asked for.
     pub fn tree_reads(&self) -> u64 {
         self.tree_reads.load(Ordering::Relaxed)
@@ -180,6 +187,13 @@ impl ContentReader for MemoryReader {
         expected
             .unwrap_or_else(PoisonError::into_inner)
             .extend(chunks);
+    }
+
+    fn comes_for(&self, content: ContentId) {
+        let came_for = self.came_for.lock();
+        came_for
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(content);
     }
 
     fn guesses_after(&self) -> Option<u64> {

@@ -12,6 +12,7 @@
 //! The bytes are hostile. No input makes a scanner panic, work is linear in the input, and what is
 //! kept of a file is bounded by the constants of each scanner.
 
+mod bring;
 mod cursor;
 mod elf;
 mod extension;

@@ -7,38 +7,22 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::ReadError;
 use super::flight::{Announced, SingleFlight};
+use super::memory::{Arrived, Packed};
 use super::read_ahead::ReadAhead;
 use super::recent::Recent;
 use super::stats::Counters;
-use super::{ReadError, lock};
-use crate::frame::{Frame, FrameEntry};
+use crate::frame::FrameEntry;
 use crate::pack::PackName;
 use crate::{ChunkIndex, ChunkSource, PackLoader, StoreError, Tier, UnverifiedBytes};
 
-/// Entries for held frames at which those that nobody holds any more are taken out.
-const HELD_SWEEP: usize = 1024;
 /// How many of one tier are asked for a frame, when the first gives wrong bytes.
 const GIVERS_MAX: usize = 3;
 
 /// Number of a pack in the index, number of the frame in the pack.
 pub(super) type FrameKey = (u32, u32);
 pub(super) type Fetched = Result<Arc<Arrived>, ReadError>;
-
-/// A frame and where it came from.
-#[derive(Debug)]
-pub(super) struct Arrived {
-    pub(super) frame: Frame,
-    pub(super) tier: Tier,
-}
-
-/// A frame as stored, not checked yet.
-#[derive(Debug)]
-pub(super) struct Packed {
-    entry: FrameEntry,
-    stored: UnverifiedBytes,
-    tier: Tier,
-}
 
 /// What a fetch needs; it outlives the reader that asked for it.
 #[derive(Debug)]
@@ -180,67 +164,6 @@ impl Shared {
             }
             Err(_) => Err(Asked::Stopped),
         }
-    }
-
-    fn keep(&self, key: FrameKey, frame: Frame, tier: Tier) -> Arc<Arrived> {
-        let size_bytes = frame.plain_bytes();
-        let arrived = Arc::new(Arrived { frame, tier });
-        lock(&self.frames).insert(key, Arc::clone(&arrived), size_bytes);
-        arrived
-    }
-
-    /// Keeps a frame as it is stored.
-    fn pack(&self, key: FrameKey, entry: &FrameEntry, stored: UnverifiedBytes, tier: Tier) {
-        let size_bytes = entry.stored_bytes as usize;
-        let entry = entry.clone();
-        let packed = Packed {
-            entry,
-            stored,
-            tier,
-        };
-        lock(&self.packed).insert(key, Arc::new(packed), size_bytes);
-    }
-
-    /// Returns a frame that is in memory. One that is there as stored is decompressed, which takes
-    /// half a millisecond; one that is not right is dropped.
-    pub(super) fn get(&self, key: FrameKey) -> Option<Arc<Arrived>> {
-        if let Some(frame) = self.get_plain(key) {
-            return Some(frame);
-        }
-        // To be read is no use that keeps it: what was read is on the node's disk now, and would
-        // displace what came ahead and is read later. To be asked for ahead again is one.
-        let packed = lock(&self.packed).peek(&key)?;
-        match packed.entry.decode(packed.stored.clone()) {
-            Ok(frame) => Some(self.keep(key, frame, packed.tier)),
-            Err(error) => {
-                // Who needs it asks each tier for it and reports what is wrong.
-                tracing::debug!(%error, "decode frame ahead");
-                drop(lock(&self.packed).remove(&key));
-                None
-            }
-        }
-    }
-
-    fn get_plain(&self, key: FrameKey) -> Option<Arc<Arrived>> {
-        if let Some(frame) = lock(&self.frames).get(&key) {
-            return Some(frame);
-        }
-        lock(&self.held).get(&key).and_then(Weak::upgrade)
-    }
-
-    fn is_here(&self, key: FrameKey) -> bool {
-        self.get_plain(key).is_some() || lock(&self.packed).contains(&key)
-    }
-
-    /// Lets a frame be found for as long as somebody holds it.
-    fn hold(&self, key: FrameKey, frame: Frame, tier: Tier) -> Arc<Arrived> {
-        let arrived = Arc::new(Arrived { frame, tier });
-        let mut held = lock(&self.held);
-        if held.len() >= HELD_SWEEP {
-            held.retain(|_, frame| frame.strong_count() > 0);
-        }
-        held.insert(key, Arc::downgrade(&arrived));
-        arrived
     }
 
     /// Announces those of the frames that are neither in memory nor being fetched.

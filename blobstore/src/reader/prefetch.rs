@@ -15,8 +15,9 @@ use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Reader;
-use super::fetch::{Ahead, Arrived, FrameKey, Shared};
+use super::fetch::{Ahead, FrameKey, Shared};
 use super::lock;
+use super::memory::Arrived;
 use crate::frame::FrameEntry;
 use crate::pack::ItemKind;
 use crate::{ChunkId, ChunkIndex, ChunkSource, IndexError, PackName, Tier};
@@ -104,6 +105,13 @@ impl Reader {
         });
     }
 
+    /// Tells whether the frame of a chunk was [warmed](Self::warm): who did it knew what else would be
+    /// read.
+    pub fn is_foretold(&self, chunk: ChunkId) -> bool {
+        let location = self.index().chunk(chunk).ok().flatten();
+        location.is_some_and(|at| self.shared.ahead.is_foretold((at.pack, at.frame)))
+    }
+
     /// Fetches the frames of `items`, given in the order in which they will be read, and returns
     /// those that are in memory as their frames land, a group for each range. They are read from
     /// there for as long as the group is not dropped.
@@ -131,6 +139,14 @@ impl Reader {
     /// that were read recently: for what will be read soon. Frames beyond 48 MiB as stored are left
     /// out, since they would displace the first ones.
     pub fn warm(&self, items: Vec<ItemKind>) -> impl Future<Output = ()> + Send + 'static {
+        self.warmed(items).for_each(|_| std::future::ready(()))
+    }
+
+    /// Does so, and returns the items that have come, a group for each range.
+    pub fn warmed(
+        &self,
+        items: Vec<ItemKind>,
+    ) -> impl Stream<Item = Vec<ItemKind>> + Send + 'static {
         let shared = Arc::clone(&self.shared);
         let mut room_bytes = WARM_BYTES_MAX;
         self.spans(items)
@@ -138,10 +154,16 @@ impl Reader {
                 room_bytes = room_bytes.saturating_sub(span.stored_bytes());
                 std::future::ready(room_bytes > 0)
             })
-            .for_each_concurrent(RANGES_MAX, move |span| {
+            .map(move |mut span| {
                 let shared = Arc::clone(&shared);
-                async move { shared.fetch_span(span).await }
+                let items = std::mem::take(&mut span.items);
+                // A task of its own: it goes on while the caller is busy with another group.
+                let fetched = tokio::spawn(async move { shared.fetch_span(span).await });
+                async move { fetched.await.ok().map(|()| items) }
             })
+            .buffer_unordered(RANGES_MAX)
+            .filter_map(std::future::ready)
+            .map(|items| items.into_iter().map(|(_, item)| item).collect())
     }
 
     /// Returns where `items` are, in the order in which they are given as far as neighbours are not

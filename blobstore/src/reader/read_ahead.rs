@@ -23,7 +23,7 @@ const FRAMES_MAX: u32 = 1 << 20;
 /// Packs whose reads are remembered; beyond them all is forgotten.
 const PACKS_MAX: usize = 1024;
 /// Bytes that may be fetched ahead in vain before any was read.
-const UNREAD_BYTES_MIN: u64 = 2 << 20;
+const UNREAD_BYTES_MIN: u64 = 4 << 20;
 /// Read bytes at which they and the unread ones are halved, so that old successes do not excuse
 /// new waste.
 const READ_BYTES_MAX: u64 = 256 << 20;
@@ -84,12 +84,19 @@ impl ReadAhead {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that frames will be read, for they are asked for ahead.
+    /// Notes that frames will be read, for they are asked for ahead. Whether they are is not seen here:
+    /// they are no guesses any more, nor will be.
     pub(super) fn foretell(&self, frames: impl Iterator<Item = FrameKey>) {
         let mut state = self.state();
-        for (pack, frame) in frames {
-            state.foretold.insert(pack, frame);
+        for key in frames {
+            state.foretold.insert(key.0, key.1);
+            let bytes = state.unread.remove(&key).unwrap_or_default();
+            state.unread_bytes = state.unread_bytes.saturating_sub(bytes.into());
         }
+    }
+
+    pub(super) fn is_foretold(&self, (pack, frame): FrameKey) -> bool {
+        self.state().foretold.contains(pack, frame)
     }
 
     /// Notes that a frame is read, which is in memory or has to be fetched (`missing`), and returns
@@ -134,7 +141,7 @@ impl ReadAhead {
     /// Asks whether a frame may be fetched ahead, and if so counts it as unread.
     pub(super) fn admit(&self, key: FrameKey, stored_bytes: u32) -> bool {
         let mut state = self.state();
-        if state.read.contains(key.0, key.1) {
+        if state.read.contains(key.0, key.1) || state.foretold.contains(key.0, key.1) {
             return false;
         }
         let limit = UNREAD_BYTES_MIN + state.read_bytes * self.unread_percent_max / 100;
@@ -244,7 +251,7 @@ mod tests {
                 .filter(|f| ahead.admit((pack, *f), frame_bytes))
                 .count()
         };
-        assert_eq!(admitted(&ahead, 0), 2, "the fixed amount");
+        assert_eq!(admitted(&ahead, 0), 4, "the fixed amount");
         assert_eq!(admitted(&ahead, 1), 0);
         // Reading both frees their room and adds half as much.
         ahead.note((0, 0), false);
@@ -262,6 +269,19 @@ mod tests {
         assert_eq!(frames(ahead.note((0, 1), true)), [2], "0 was foretold");
         assert_eq!(frames(ahead.note((0, 3), true)), [4, 5, 2]);
         assert!(!ahead.admit((0, 0), 1), "it was read");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_no_guess() {
+        let ahead = ReadAhead::new(0);
+        assert!(!ahead.admit((0, 0), 1), "switched off");
+        let ahead = ReadAhead::new(50);
+        let most = u32::try_from(UNREAD_BYTES_MIN).unwrap();
+        assert!(ahead.admit((0, 0), most) && !ahead.admit((0, 1), 1));
+        ahead.foretell(std::iter::once((0, 0)));
+        assert!(ahead.is_foretold((0, 0)) && !ahead.is_foretold((0, 1)));
+        assert!(!ahead.admit((0, 0), 1), "it comes anyway");
+        assert!(ahead.admit((0, 1), most), "there is room again");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{NodeCache, READ_FAN_OUT};
 
 impl NodeCache {
     /// Returns which chunks that hold bytes of `range` of a content are not on the node: their
-    /// numbers and ids.
+    /// numbers and ids. What is [ahead](Self::bring_ahead) is not, until somebody comes for it.
     ///
     /// # Errors
     /// Any [`ReadError`] of reading the list of chunks.
@@ -21,6 +21,9 @@ impl NodeCache {
         size_bytes: u64,
         range: Range<u64>,
     ) -> Result<Vec<(u32, ChunkId)>, ReadError> {
+        if self.is_ahead(content) {
+            return Ok(vec![(0, content.as_single_chunk())]);
+        }
         let local = self.local(content, size_bytes).await?;
         Ok(match &local {
             Local::Complete(_) | Local::Wrong => Vec::new(),

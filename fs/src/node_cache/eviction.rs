@@ -133,6 +133,7 @@ impl Inner {
         }
         let now = self.now();
         let bytes = self.quota.with(|table| table.take(content, now))?;
+        self.ahead.take(content);
         self.layout.drop_content(content);
         self.counters.evicted(bytes);
         Some(bytes)

@@ -15,13 +15,13 @@ const HEAD_CHUNKS: usize = 11;
 /// How far around a chunk those are counted that are there.
 const NEAR_CHUNKS: usize = 8;
 /// Chunks that one read makes expected on each side, and one more for each that is near, at most.
-const AHEAD_CHUNKS: usize = 4;
+const AHEAD_CHUNKS: usize = 2;
 const AHEAD_CHUNKS_MAX: usize = 16;
 
 impl Inner {
     /// Says what will be read beside a chunk that somebody reads and that is not there yet.
     pub(super) fn expect_around(&self, partial: &Partial, index: usize) {
-        if partial.is_present(index) {
+        if partial.is_present(index) || self.reader.is_foretold(partial.extent(index).id) {
             return;
         }
         let count = partial.list.extents().len();
@@ -29,7 +29,7 @@ impl Inner {
         if partial.is_first_miss() {
             if whole {
                 self.expect_chunks(partial, 0..count);
-            } else {
+            } else if index == 0 {
                 self.expect_chunks(partial, (0..HEAD_CHUNKS).chain([count - 1]));
             }
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use nacre_blobstore::{Chunk, Clock, ContentId, ReadError};
 use tokio::sync::Semaphore;
 
+use super::ahead::Ahead;
 use super::counters::Counters;
 use super::is_small;
 use super::layout::{Layers, Layout};
@@ -31,6 +32,7 @@ pub(super) struct Inner {
     pub(super) fetches: Semaphore,
     pub(super) waiting: Semaphore,
     pub(super) counters: Counters,
+    pub(super) ahead: Ahead,
     pub(super) observer: OnceLock<Arc<dyn AccessObserver>>,
 }
 
@@ -149,16 +151,21 @@ impl Inner {
     /// Moves a content that has all its chunks to the store.
     async fn complete(self: &Arc<Self>, content: ContentId) {
         let inner = Arc::clone(self);
-        match off_reactor(move || inner.settle_complete(content)).await {
-            Some(Ok(false)) => {
+        off_reactor(move || inner.settle(content)).await;
+    }
+
+    /// Does so. Blocks.
+    pub(super) fn settle(&self, content: ContentId) {
+        match self.settle_complete(content) {
+            Ok(false) => {
                 tracing::error!(%content, "chunks do not make their content");
                 drop(self.locals.insert(content, Local::Wrong));
                 return;
             }
             // It was evicted meanwhile.
-            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            Some(Err(error)) => tracing::warn!(%content, %error, "move a content to the store"),
-            Some(Ok(true)) | None => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%content, %error, "move a content to the store"),
+            Ok(true) => {}
         }
         // The next read opens it where it is now.
         self.locals.remove(content);

@@ -5,6 +5,7 @@
 //! arrivals/ab/cdef...  second names of contents that a lookup waited for; emptied after a start
 //! partial/<id>         large contents with holes where chunks are missing
 //! unverified/ab/cdef.. complete contents that may have lost data, not yet checked again
+//! ahead/<id>           complete contents, checked, that nobody has come for; trash at a start
 //! incoming/            files being written; emptied at a start
 //! trash/ab/...         deleted after a start
 //! clean                there while no one has the cache open, and only after an orderly close
@@ -28,11 +29,12 @@ use super::trust;
 const CONTENT_MODE: u32 = 0o644;
 /// Unit in which stat(2) counts the space of a file.
 const STAT_BLOCK_BYTES: u64 = 512;
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 7] = [
     "store",
     "arrivals",
     "partial",
     "unverified",
+    "ahead",
     "incoming",
     "trash",
 ];
@@ -72,6 +74,7 @@ impl Layout {
             fs::remove_file(file?.path())?;
         }
         trust::begin(&layout.folder)?;
+        layout.discard_ahead()?;
         Ok(layout)
     }
 
@@ -96,6 +99,10 @@ impl Layout {
 
     fn incoming(&self, content: ContentId) -> PathBuf {
         self.folder.join("incoming").join(content.to_string())
+    }
+
+    fn ahead(&self, content: ContentId) -> PathBuf {
+        self.folder.join("ahead").join(content.to_string())
     }
 
     fn sharded(&self, folder: &str, content: ContentId) -> PathBuf {
@@ -193,15 +200,37 @@ impl Layout {
 
     /// Writes a content to where no one looks for it.
     pub(super) fn write_incoming(&self, content: ContentId, bytes: &[u8]) -> io::Result<File> {
-        let path = self.incoming(content);
-        let written = create_content(&path).and_then(|mut file| {
-            io::Write::write_all(&mut file, bytes)?;
-            Ok(file)
-        });
-        if written.is_err() {
-            remove(&path);
+        write_content(&self.incoming(content), bytes)
+    }
+
+    /// Writes a content to where no one looks for it until it is settled.
+    pub(super) fn write_ahead(&self, content: ContentId, bytes: &[u8]) -> io::Result<File> {
+        write_content(&self.ahead(content), bytes)
+    }
+
+    /// Moves a content that is ahead to the store.
+    pub(super) fn settle_ahead(&self, content: ContentId) -> io::Result<()> {
+        let path = self.ahead(content);
+        self.move_to_store(&path, content)
+            .inspect_err(|_| remove(&path))
+    }
+
+    /// Removes a content that is ahead.
+    pub(super) fn remove_ahead(&self, content: ContentId) {
+        remove(&self.ahead(content));
+    }
+
+    /// Makes what was ahead in the last run trash. Blocks for a few renames.
+    fn discard_ahead(&self) -> io::Result<()> {
+        let trash = self.folder.join("trash").join("00");
+        create_folder(&trash)?;
+        let (ahead, discarded) = (self.folder.join("ahead"), trash.join("ahead"));
+        if rename(&ahead, &discarded).is_err() {
+            // The last run ended before it had taken out the trash.
+            fs::remove_dir_all(&discarded)?;
+            rename(&ahead, &discarded)?;
         }
-        written
+        create_folder(&ahead)
     }
 
     /// Moves a content that was written to the incoming ones into the store.
@@ -246,6 +275,7 @@ impl Layout {
             remove(&self.sharded(folder, content));
         }
         remove(&self.partial(content));
+        remove(&self.ahead(content));
     }
 
     /// Lists one shard of a folder: contents with their bytes on disk. What is no content's name
@@ -258,6 +288,11 @@ impl Layout {
     /// Lists the partial contents with their bytes on disk.
     pub(super) fn list_partial(&self) -> io::Result<Vec<(ContentId, u64)>> {
         list_files(&self.folder.join("partial"), "")
+    }
+
+    /// Lists what is ahead with its bytes on disk.
+    pub(super) fn list_ahead(&self) -> io::Result<Vec<(ContentId, u64)>> {
+        list_files(&self.folder.join("ahead"), "")
     }
 
     /// Deletes one shard of the trash.
@@ -305,6 +340,18 @@ fn create_content(path: &Path) -> io::Result<File> {
     // Not by `mode` above, from which the umask is taken.
     file.set_permissions(fs::Permissions::from_mode(CONTENT_MODE))?;
     Ok(file)
+}
+
+/// Writes a whole content, or leaves nothing.
+fn write_content(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let written = create_content(path).and_then(|mut file| {
+        io::Write::write_all(&mut file, bytes)?;
+        Ok(file)
+    });
+    if written.is_err() {
+        remove(path);
+    }
+    written
 }
 
 fn create_folder(path: &Path) -> io::Result<()> {

@@ -14,6 +14,7 @@ impl Inner {
     pub(super) fn open_complete(&self, content: ContentId, size_bytes: u64) -> Option<File> {
         let open = || {
             let _names = self.names.lock(content);
+            self.settle_ahead(content);
             let file = self.layout.open_complete(content, size_bytes)?;
             self.note(content, &file);
             Some(file)
@@ -36,6 +37,13 @@ impl Inner {
     /// Gives a complete content its second name in the arrivals. `false` when there is no right
     /// copy.
     pub(super) fn link(&self, content: ContentId, size_bytes: u64) -> io::Result<bool> {
+        {
+            let _names = self.names.lock(content);
+            if self.settle_ahead(content) {
+                self.quota.with(|table| table.touch(content, self.now()));
+                return self.layout.link_arrival(content).map(|()| true);
+            }
+        }
         // From here on it is not evicted for a while.
         if self.open_complete(content, size_bytes).is_none() {
             return Ok(false);
@@ -55,6 +63,10 @@ impl Inner {
         self.storing(bytes.len() as u64, 1, || {
             let file = self.layout.write_incoming(content, bytes)?;
             let _names = self.names.lock(content);
+            // It was not when this fetch began.
+            if self.ahead.take(content) {
+                self.layout.remove_ahead(content);
+            }
             self.layout.publish(content)?;
             self.note(content, &file);
             if layers == Layers::Both {
@@ -125,6 +137,7 @@ impl Inner {
     /// Drops every local copy of a content.
     pub(super) fn drop_content(&self, content: ContentId) {
         let _names = self.names.lock(content);
+        self.ahead.take(content);
         self.layout.drop_content(content);
         self.quota.with(|table| table.remove(content));
     }
@@ -132,13 +145,14 @@ impl Inner {
     /// Takes a content off the table if nothing of it is left, since a bad copy is removed.
     fn note_absence(&self, content: ContentId) {
         let is_known = self.quota.with(|table| table.bytes_of(content).is_some());
-        if is_known && self.layout.open_any(content).is_none() {
+        let is_ahead = self.ahead.contains(content);
+        if is_known && !is_ahead && self.layout.open_any(content).is_none() {
             self.quota.with(|table| table.remove(content));
         }
     }
 
     /// Counts a use of a content, and what it takes on the disk.
-    fn note(&self, content: ContentId, file: &File) {
+    pub(super) fn note(&self, content: ContentId, file: &File) {
         let (bytes, now) = (bytes_on_disk(file), self.now());
         self.quota.with(|table| table.insert(content, bytes, now));
     }

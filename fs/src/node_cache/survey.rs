@@ -70,6 +70,7 @@ impl NodeCache {
                 add(inner.layout.list("unverified", shard)?, unverified);
             }
             add(inner.layout.list_partial()?, partial);
+            add(inner.layout.list_ahead()?, complete);
             Ok(usage)
         };
         self.surveyed(off_reactor(walk).await)

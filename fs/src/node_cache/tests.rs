@@ -22,6 +22,7 @@ mod place;
 mod power;
 mod quota;
 mod restart;
+mod unread;
 
 const CHUNK_BYTES: usize = 128 << 10;
 

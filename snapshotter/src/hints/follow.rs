@@ -1,24 +1,22 @@
 //! Fetching ahead along hints: a read that must wait for a content brings what is read with it.
 //!
 //! ```text
-//! node cache --read of what is not here--> HintedReader --queue--> Follower --frames--> memory
+//! node cache --read of what is not here--> HintedReader --queue--> Follower --> Bringer
 //! ```
-//! What comes stays in the reader's memory, as stored: it goes to the disk when somebody reads it,
-//! so that a recorded start names what was read and not what was guessed.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use futures::{StreamExt, stream};
 use nacre_blobstore::{
-    CHUNK_BYTES_MAX, Chunk, ChunkId, ChunkList, ContentId, Hinted, Hints, HintsWalk, ItemKind,
-    ReadError, Reader, Tier, Tree, TreeId, TreeReader,
+    Chunk, ChunkId, ChunkList, ContentId, Hinted, Hints, HintsWalk, ReadError, Reader, Tier, Tree,
+    TreeId, TreeReader,
 };
 use nacre_fs::{ContentReader, NodeCache};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
+
+use super::bring::{Bringer, SMALL_BYTES_MAX, Wanted};
 
 /// Reads that wait to be looked at; what is beyond brings nothing ahead.
 const QUEUE_MAX: usize = 4096;
@@ -28,14 +26,6 @@ const FOLLOWED_MAX: usize = 16;
 const BYTES_MAX: u64 = 64 << 20;
 /// Reads whose company is on its way at once; that of others waits.
 const FETCHES_MAX: usize = 32;
-/// Contents that are looked for on the node together, and then fetched.
-const BATCH: usize = 256;
-/// Batches of one read that are under way at once.
-const BATCHES_MAX: usize = 4;
-/// Contents of at most so many bytes have one chunk, which is theirs alone.
-const SMALL_BYTES_MAX: u64 = CHUNK_BYTES_MAX as u64;
-/// Contents that are looked for on the node at once.
-const LOOK_UPS_MAX: usize = 16;
 
 #[derive(Debug)]
 enum Message {
@@ -79,10 +69,7 @@ impl HintedReader {
         let messages = self.messages.lock();
         let messages = messages.unwrap_or_else(PoisonError::into_inner).take();
         let worker = Worker {
-            fetch: Fetch {
-                reader: Arc::clone(&self.reader),
-                cache,
-            },
+            bringer: Bringer::new(Arc::clone(&self.reader), cache),
             followed: VecDeque::new(),
             fetches: JoinSet::new(),
         };
@@ -155,6 +142,14 @@ impl ContentReader for HintedReader {
         self.reader.expect(chunks);
     }
 
+    fn is_foretold(&self, chunk: ChunkId) -> bool {
+        self.reader.is_foretold(chunk)
+    }
+
+    fn comes_for(&self, content: ContentId) {
+        self.reads(content);
+    }
+
     fn guesses_after(&self) -> Option<u64> {
         self.reader.guesses_after()
     }
@@ -165,7 +160,7 @@ impl ContentReader for HintedReader {
 }
 
 struct Worker {
-    fetch: Fetch,
+    bringer: Bringer,
     followed: VecDeque<(TreeId, Hints, HintsWalk)>,
     fetches: JoinSet<()>,
 }
@@ -210,93 +205,6 @@ impl Worker {
         while self.fetches.len() >= FETCHES_MAX {
             self.fetches.join_next().await;
         }
-        self.fetches.spawn(self.fetch.clone().run(wanted));
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Wanted {
-    content: ContentId,
-    size_bytes: u64,
-    ranges: Vec<Range<u64>>,
-}
-
-impl Wanted {
-    fn of(hinted: &Hinted<'_>) -> Self {
-        let ranges = match hinted.ranges {
-            [] => std::iter::once(0..hinted.size_bytes).collect(),
-            ranges => ranges.to_vec(),
-        };
-        Self {
-            content: hinted.content,
-            size_bytes: hinted.size_bytes,
-            ranges,
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Fetch {
-    reader: Arc<Reader>,
-    cache: Weak<NodeCache>,
-}
-
-impl Fetch {
-    async fn run(self, wanted: Vec<Wanted>) {
-        let fetch = Arc::new(self);
-        let mut batches = Vec::new();
-        let mut wanted = wanted.into_iter().peekable();
-        while wanted.peek().is_some() {
-            let batch: Vec<Wanted> = wanted.by_ref().take(BATCH).collect();
-            batches.push(Arc::clone(&fetch).batch(batch));
-        }
-        let mut batches = stream::iter(batches).buffer_unordered(BATCHES_MAX);
-        while batches.next().await.is_some() {}
-    }
-
-    /// Fetches what of a batch is not on the node, in its order. Large contents come once their lists
-    /// of chunks are there.
-    async fn batch(self: Arc<Self>, batch: Vec<Wanted>) {
-        let is_large = |wanted: &Wanted| wanted.size_bytes > SMALL_BYTES_MAX;
-        let (large, small): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_large);
-        let list = |wanted: &Wanted| ItemKind::ChunkList(wanted.content);
-        let lists = large.iter().map(list).collect();
-        let large = async {
-            self.reader.warm(lists).await;
-            Arc::clone(&self).bring(large).await;
-        };
-        tokio::join!(Arc::clone(&self).bring(small), large);
-    }
-
-    async fn bring(self: Arc<Self>, wanted: Vec<Wanted>) {
-        let mut look_ups = Vec::new();
-        for wanted in wanted {
-            for range in wanted.ranges {
-                let fetch = Arc::clone(&self);
-                look_ups.push(fetch.missing(wanted.content, wanted.size_bytes, range));
-            }
-        }
-        let mut missing = stream::iter(look_ups).buffered(LOOK_UPS_MAX);
-        let mut chunks = Vec::new();
-        while let Some(found) = missing.next().await {
-            chunks.extend(found);
-        }
-        if !chunks.is_empty() {
-            self.reader.warm(chunks).await;
-        }
-    }
-
-    async fn missing(
-        self: Arc<Self>,
-        content: ContentId,
-        size_bytes: u64,
-        range: Range<u64>,
-    ) -> Vec<ItemKind> {
-        let Some(cache) = self.cache.upgrade() else {
-            return Vec::new();
-        };
-        let missing = cache.missing(content, size_bytes, range).await;
-        let missing = missing.unwrap_or_default().into_iter();
-        missing.map(|(_, chunk)| ItemKind::Chunk(chunk)).collect()
+        self.fetches.spawn(self.bringer.clone().run(wanted));
     }
 }

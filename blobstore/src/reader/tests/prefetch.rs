@@ -115,6 +115,28 @@ async fn what_is_there_or_unknown_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_warmed_is_told_of_and_at_hand() {
+    let bench = Bench::new(CHUNKS).await;
+    let reader = bench.reader(NOT_AHEAD);
+    let is_at_hand = |number| reader.at_hand(chunk(number).id()).is_some();
+    assert!(!is_at_hand(3) && !reader.is_foretold(chunk(3).id()));
+    let warmed: Vec<Vec<ItemKind>> = reader.warmed(items([3, 200, 0, 20])).collect().await;
+    let mut warmed = warmed.concat();
+    warmed.sort_unstable();
+    let mut expected = items([0, 3, 20]);
+    expected.sort_unstable();
+    assert_eq!(warmed, expected);
+    let asked = requests(&bench);
+    for number in [0, 2, 3, 20] {
+        assert_eq!(reader.at_hand(chunk(number).id()), Some(chunk(number)));
+        assert!(reader.is_foretold(chunk(number).id()), "its frame");
+    }
+    assert!(!is_at_hand(200) && !reader.is_foretold(chunk(200).id()));
+    assert!(!is_at_hand(10) && !reader.is_foretold(chunk(10).id()));
+    assert_eq!(requests(&bench), asked, "nothing is fetched for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_for_longest_ago_makes_room_read_or_not() {
     let bench = Bench::new(CHUNKS).await;
     bench.reader(NOT_AHEAD).warm(items(0..2)).await;

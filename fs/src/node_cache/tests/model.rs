@@ -12,6 +12,7 @@ const SLACK_BYTES: u64 = 1 << 20;
 enum Op {
     Read(usize, u32, u32),
     Place(usize),
+    Ahead(usize),
     Used(usize),
     Wait(u64),
     Prune(u64),
@@ -26,6 +27,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (0_usize..20, any::<u32>(), 1_u32..400_000).prop_map(|(c, o, l)| Op::Read(c, o, l)),
         8 => (0_usize..20).prop_map(Op::Place),
+        4 => (0_usize..20).prop_map(Op::Ahead),
         1 => (0_usize..20).prop_map(Op::Used),
         5 => (0_u64..30).prop_map(Op::Wait),
         1 => (0..QUOTA_BYTES).prop_map(Op::Prune),
@@ -95,6 +97,20 @@ impl System {
                 if placed.unwrap() == Placed::Local {
                     for layer in ["store", "arrivals"] {
                         assert_eq!(fs::read(file(&folder, layer, *content)).unwrap(), *bytes);
+                    }
+                }
+            }
+            Op::Ahead(number) => {
+                let (content, bytes) = &self.contents[number];
+                self.cache().tasks.reopen();
+                let missing = self
+                    .cache()
+                    .missing(*content, bytes.len() as u64, 0..u64::MAX);
+                for (number, id) in missing.await.unwrap() {
+                    let chunk = ContentReader::chunk(&*self.reader, id).await;
+                    // Nobody has the empty one.
+                    if let Ok(chunk) = chunk {
+                        self.cache().bring_ahead(*content, number, &chunk);
                     }
                 }
             }

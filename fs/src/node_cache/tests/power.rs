@@ -106,6 +106,16 @@ impl Work {
         for _ in 0..steps {
             let (content, bytes) = &self.contents[self.random.below(self.contents.len())];
             let size = bytes.len() as u64;
+            cache.tasks.reopen();
+            for (number, id) in cache.missing(*content, size, 0..size).await.unwrap() {
+                if self.random.below(3) == 0 {
+                    let chunk = ContentReader::chunk(&*self.reader, id).await;
+                    // Nobody has the empty one.
+                    if let Ok(chunk) = chunk {
+                        cache.bring_ahead(*content, number, &chunk);
+                    }
+                }
+            }
             if self.random.below(2) == 0 {
                 cache.place(*content, size).await.unwrap();
             }
