@@ -3,6 +3,8 @@
 //! A frame is verified twice: its stored bytes against the hash in the pack's index, so that the
 //! decompressor never sees hostile bytes, and each item in it against the item's own id.
 
+mod buffers;
+
 use std::cell::RefCell;
 
 use bytes::Bytes;
@@ -129,22 +131,24 @@ pub fn decompress(stored: &[u8], plain_bytes: usize) -> Result<Bytes, FrameError
             "{plain_bytes} plain bytes exceed the limit"
         )));
     }
-    let plain = DECOMPRESSOR.with_borrow_mut(|decompressor| {
+    let decompressed = DECOMPRESSOR.with_borrow_mut(|decompressor| {
         // Its 160 KB are made once for each thread.
         let decompressor = match decompressor {
             Some(decompressor) => decompressor,
             None => decompressor.insert(Decompressor::new()?),
         };
-        decompressor.decompress(stored, plain_bytes)
+        buffers::filled(plain_bytes, |plain| {
+            decompressor.decompress_to_buffer(stored, plain).map(drop)
+        })
     });
-    let plain = plain.map_err(|error| FrameError::Malformed(error.to_string()))?;
+    let plain = decompressed.map_err(|error| FrameError::Malformed(error.to_string()))?;
     if plain.len() != plain_bytes {
         let found = plain.len();
         return Err(FrameError::Malformed(format!(
             "{found} bytes instead of {plain_bytes}"
         )));
     }
-    Ok(plain.into())
+    Ok(plain)
 }
 
 #[cfg(test)]
