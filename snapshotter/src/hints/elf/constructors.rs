@@ -29,8 +29,13 @@ const FUNCTION_BYTES: u64 = 256;
 const BLOCK_BYTES: u64 = 256 << 10;
 const BLOCKS_MAX: usize = 64;
 
+/// What the kernel reads around the page of a fault (Linux, `do_sync_mmap_readahead`, by what the
+/// file system's mount sets): half of it before, half behind.
+const FAULT_BYTES: u64 = 64 << 10;
+
 const RELOCATION_BYTES: usize = 24;
 const SYMBOL_BYTES: u64 = 24;
+const R_X86_64_64: u32 = 1;
 const R_X86_64_GLOB_DAT: u32 = 6;
 const R_X86_64_JUMP_SLOT: u32 = 7;
 const R_X86_64_RELATIVE: u32 = 8;
@@ -48,7 +53,11 @@ pub(super) fn ranges(capture: &ElfCapture, dynamic: &Dynamic) -> Vec<Range<u64>>
     let mut blocks: Vec<_> = blocks.into_values().collect();
     blocks.sort_by_key(|(count, _)| Reverse(*count));
     blocks.truncate(BLOCKS_MAX);
-    blocks.into_iter().map(|(_, range)| range).collect()
+    let around = |range: Range<u64>| {
+        let (start, end) = (range.start, range.end);
+        start.saturating_sub(FAULT_BYTES / 2)..end.saturating_add(FAULT_BYTES / 2)
+    };
+    blocks.into_iter().map(|(_, range)| around(range)).collect()
 }
 
 /// Returns where the constructors and what they call begin.
@@ -130,12 +139,19 @@ impl<'a> Code<'a> {
         let Some(array) = dynamic.constructors() else {
             return Vec::new();
         };
+        let symbols = dynamic.symbols(self.segments);
+        // One that others can call is named by its symbol.
+        let address = |kind, symbol, addend| match kind {
+            R_X86_64_RELATIVE => Some(addend),
+            R_X86_64_64 => Some(self.symbol(symbols?, symbol)?.wrapping_add(addend)),
+            _ => None,
+        };
         let mut found: Vec<u64> = dynamic
             .relocations(self.segments)
             .iter()
             .flat_map(|table| self.relocations(table))
-            .filter(|(at, kind, ..)| *kind == R_X86_64_RELATIVE && array.contains(at))
-            .map(|(.., address)| address)
+            .filter(|(at, ..)| array.contains(at))
+            .filter_map(|(_, kind, symbol, addend)| address(kind, symbol, addend))
             .filter(|address| self.is_code(*address))
             .take(CONSTRUCTORS_MAX)
             .collect();
