@@ -228,7 +228,7 @@ impl Reader {
     /// Returns a verified chunk if its frame is in memory. Does not count as reading it. Blocks for as
     /// long as decompressing takes, about a millisecond.
     pub fn at_hand(&self, id: ChunkId) -> Option<Chunk> {
-        let location = self.index().chunk(id).ok().flatten()?;
+        let location = self.known(id)?;
         let arrived = self.shared.get((location.pack, location.frame))?;
         let bytes = arrived.frame.item(location.item)?;
         Chunk::verify(id, bytes.into_untrusted()).ok()
@@ -355,8 +355,13 @@ impl Reader {
 
     /// Returns where the frame of a chunk came from, while that is in memory.
     pub fn tier_of(&self, chunk: ChunkId) -> Option<Tier> {
-        let location = self.index().chunk(chunk).ok().flatten()?;
+        let location = self.known(chunk)?;
         self.shared.tier_of((location.pack, location.frame))
+    }
+
+    /// Returns where a chunk is, if the index knows it now.
+    fn known(&self, chunk: ChunkId) -> Option<Location> {
+        self.index().chunk(chunk).ok().flatten()
     }
 
     async fn locate(&self, kind: ItemKind) -> Result<Location, ReadError> {

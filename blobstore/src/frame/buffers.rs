@@ -1,7 +1,7 @@
 //! Memory of frames that is used again.
 //!
 //! The allocator gives a buffer of this size back to the kernel when it is freed, and gets each page of
-//! the next one zeroed: half of what decompressing itself takes.
+//! the next one zeroed: a third of what decompressing itself takes.
 
 use std::sync::{Mutex, PoisonError};
 

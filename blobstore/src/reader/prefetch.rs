@@ -108,7 +108,7 @@ impl Reader {
     /// Tells whether the frame of a chunk was [warmed](Self::warm): who did it knew what else would be
     /// read.
     pub fn is_foretold(&self, chunk: ChunkId) -> bool {
-        let location = self.index().chunk(chunk).ok().flatten();
+        let location = self.known(chunk);
         location.is_some_and(|at| self.shared.ahead.is_foretold((at.pack, at.frame)))
     }
 
@@ -124,15 +124,10 @@ impl Reader {
         items: Vec<ItemKind>,
     ) -> impl Stream<Item = Prefetched> + Send + 'static {
         let shared = Arc::clone(&self.shared);
-        self.spans(items)
-            .map(move |span| {
-                let shared = Arc::clone(&shared);
-                // A task of its own: it goes on while the caller is busy with another group.
-                let fetched = tokio::spawn(async move { shared.prefetch_span(span).await });
-                async move { fetched.await.ok() }
-            })
-            .buffer_unordered(RANGES_MAX)
-            .filter_map(std::future::ready)
+        landing(self.spans(items), move |span| {
+            let shared = Arc::clone(&shared);
+            async move { shared.prefetch_span(span).await }
+        })
     }
 
     /// Fetches the frames of `items` as [`prefetch`](Self::prefetch) does, and keeps them with those
@@ -149,21 +144,18 @@ impl Reader {
     ) -> impl Stream<Item = Vec<ItemKind>> + Send + 'static {
         let shared = Arc::clone(&self.shared);
         let mut room_bytes = WARM_BYTES_MAX;
-        self.spans(items)
-            .take_while(move |span| {
-                room_bytes = room_bytes.saturating_sub(span.stored_bytes());
-                std::future::ready(room_bytes > 0)
-            })
-            .map(move |mut span| {
-                let shared = Arc::clone(&shared);
-                let items = std::mem::take(&mut span.items);
-                // A task of its own: it goes on while the caller is busy with another group.
-                let fetched = tokio::spawn(async move { shared.fetch_span(span).await });
-                async move { fetched.await.ok().map(|()| items) }
-            })
-            .buffer_unordered(RANGES_MAX)
-            .filter_map(std::future::ready)
-            .map(|items| items.into_iter().map(|(_, item)| item).collect())
+        let spans = self.spans(items).take_while(move |span| {
+            room_bytes = room_bytes.saturating_sub(span.stored_bytes());
+            std::future::ready(room_bytes > 0)
+        });
+        landing(spans, move |mut span| {
+            let shared = Arc::clone(&shared);
+            let items = std::mem::take(&mut span.items).into_iter();
+            async move {
+                shared.fetch_span(span).await;
+                items.map(|(_, item)| item).collect()
+            }
+        })
     }
 
     /// Returns where `items` are, in the order in which they are given as far as neighbours are not
@@ -297,6 +289,21 @@ impl Shared {
             _room: room,
         }
     }
+}
+
+/// Fetches spans, several at once, and returns what comes of each.
+fn landing<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    spans: impl Stream<Item = Span> + Send + 'static,
+    fetch: impl Fn(Span) -> F + Send + 'static,
+) -> impl Stream<Item = T> + Send + 'static {
+    spans
+        .map(move |span| {
+            // A task of its own: it goes on while the caller is busy with another span.
+            let fetched = tokio::spawn(fetch(span));
+            async move { fetched.await.ok() }
+        })
+        .buffer_unordered(RANGES_MAX)
+        .filter_map(std::future::ready)
 }
 
 /// Keeps a reader from fetching on a guess.

@@ -1,9 +1,10 @@
 //! What of a large content will probably be read next.
 //!
 //! Programs and libraries of some megabytes are read nearly whole, in no order that read-ahead
-//! would see, so they are expected whole at the first read that must wait; of larger contents the head and
-//! the last chunk (an ELF file's section table, an archive's directory), and then what is near to
-//! chunks that were read. `docs/FORMAT.md` has the measurements.
+//! would see, so they are expected whole at the first read that must wait; of larger contents, if that is
+//! of their beginning, the head and the last chunk (an ELF file's section table, an archive's directory),
+//! and then what is near to chunks that were read. Nothing is expected around a chunk that somebody brought
+//! who knew that it would be read. `docs/FORMAT.md` has the measurements.
 
 use super::fetch::Inner;
 use super::partial::Partial;
@@ -19,7 +20,8 @@ const AHEAD_CHUNKS: usize = 2;
 const AHEAD_CHUNKS_MAX: usize = 16;
 
 impl Inner {
-    /// Says what will be read beside a chunk that somebody reads and that is not there yet.
+    /// Says what will be read beside a chunk that somebody reads, that is not there yet, and that
+    /// nobody foretold.
     pub(super) fn expect_around(&self, partial: &Partial, index: usize) {
         if partial.is_present(index) || self.reader.is_foretold(partial.extent(index).id) {
             return;
