@@ -131,6 +131,23 @@ impl MetadataMounts {
         Ok(target)
     }
 
+    /// Checks the images on the disk of trees whose ids begin with the byte `shard`; removes the bad ones
+    /// and returns their trees. Where one is mounted it stays so until its last overlay is gone.
+    ///
+    /// # Errors
+    /// [`MetadataMountError::Io`].
+    pub fn verify_shard(&self, shard: u8) -> Result<Vec<TreeId>, MetadataMountError> {
+        let trees = names(&self.images).map_err(failed("list", &self.images))?;
+        let in_shard = trees.into_iter().filter(|tree| tree.as_bytes()[0] == shard);
+        let is_bad = |tree: &TreeId| {
+            // Nobody writes it meanwhile.
+            let _used = self.lock();
+            let image = self.images.join(tree.to_string());
+            image.exists() && !is_right(&image)
+        };
+        Ok(in_shard.filter(is_bad).collect())
+    }
+
     /// Returns how many images are mounted.
     pub fn count(&self) -> usize {
         self.lock().len()

@@ -1,5 +1,7 @@
 //! Need root and Linux 6.12, as `make test` has.
 
+use std::os::unix::fs::FileExt as _;
+
 use nacre_blobstore::{Attributes, SystemClock};
 
 use super::*;
@@ -84,6 +86,30 @@ fn an_image_that_changed_on_the_disk_is_not_mounted() {
         assert!(!scene.image_file(tree).exists());
         scene.mounts.mount(tree, whole(&bytes)).unwrap();
     }
+}
+
+#[test]
+fn a_check_drops_bad_images_and_leaves_right_ones() {
+    let scene = Scene::new();
+    let ((tree, bytes), (other, other_bytes)) = (image(1), image(2));
+    let shard = tree.as_bytes()[0];
+    assert_ne!(other.as_bytes()[0], shard);
+    let at = scene.mounts.mount(tree, whole(&bytes)).unwrap();
+    scene.mounts.mount(other, whole(&other_bytes)).unwrap();
+    assert_eq!(scene.mounts.verify_shard(shard).unwrap(), []);
+    for damaged in [tree, other] {
+        let path = scene.image_file(damaged);
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.write_all_at(b"rot", 100).unwrap();
+    }
+    assert_eq!(scene.mounts.verify_shard(shard).unwrap(), [tree]);
+    assert!(!scene.image_file(tree).exists() && scene.image_file(other).exists());
+    assert_eq!(scene.mounts.verify_shard(shard).unwrap(), []);
+    assert_eq!(
+        scene.mounts.mounted(tree).unwrap(),
+        Some(at),
+        "it is in use"
+    );
 }
 
 #[test]

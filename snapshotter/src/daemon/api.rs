@@ -161,7 +161,7 @@ pub(super) struct VerifyRequest {
 pub struct CacheCheck {
     /// Complete contents that were checked.
     pub checked: u64,
-    /// Those that were bad, and are dropped.
+    /// Those that were bad, and are dropped; and the trees of metadata images that were.
     pub corrupt: Vec<String>,
 }
 

@@ -47,17 +47,17 @@ impl Node {
         }
     }
 
-    /// Checks the complete contents on this node whose ids begin with the byte `shard`, and drops
-    /// the bad ones.
+    /// Checks the complete contents on this node whose ids begin with the byte `shard`, and the metadata
+    /// images of such trees, and drops the bad ones.
     ///
     /// # Errors
-    /// [`NodeError::Cache`].
+    /// [`NodeError::Cache`], [`NodeError::Metadata`].
     pub async fn verify_cache(&self, shard: u8) -> Result<CacheCheck, NodeError> {
         let check = self.cache.verify_shard(shard).await?;
-        Ok(CacheCheck {
-            checked: check.checked,
-            corrupt: check.corrupt.iter().map(ToString::to_string).collect(),
-        })
+        let mut corrupt: Vec<_> = check.corrupt.iter().map(ToString::to_string).collect();
+        corrupt.extend(self.verify_metadata(shard).await?);
+        let checked = check.checked;
+        Ok(CacheCheck { checked, corrupt })
     }
 
     /// Evicts a part of what is above `to_bytes` from the node's disk.

@@ -290,6 +290,15 @@ impl Node {
         }
     }
 
+    /// Checks metadata images; returns the trees of the bad ones. See [`MetadataMounts::verify_shard`].
+    pub(super) async fn verify_metadata(&self, shard: u8) -> Result<Vec<String>, NodeError> {
+        let Ok(mounts) = &self.opening.metadata else {
+            return Ok(Vec::new());
+        };
+        let bad = off_reactor(mounts, move |mounts| mounts.verify_shard(shard)).await?;
+        Ok(bad.iter().map(ToString::to_string).collect())
+    }
+
     /// Finds an image, a snapshot or a volume by its name or id.
     pub(super) async fn find_image(&self, name: &str) -> Result<Arc<Mountable>, NodeError> {
         let located = self.locate(name).await?;
