@@ -5,13 +5,15 @@
 //! alive and promise nothing: a wrong one costs a fetch in vain.
 //!
 //! ```text
-//! "NHT1" | count uvarint | content*, sorted by id                           at most 16 MiB
+//! "NHT2" | small uvarint | count uvarint | content*, sorted by id           at most 16 MiB
 //! content: id | size uvarint
 //!          ranges: count uvarint | (bytes after the last range uvarint, length uvarint)*
 //!          needs: count uvarint | number of a content uvarint*
 //! after the contents, what every start reads: count uvarint | number of a content uvarint*
 //! ```
-//! Without ranges all of a content is read. Needs are in the order in which they are read.
+//! Without ranges all of a content is read. Needs are in the order in which they are read. Contents of at
+//! most `small` bytes that need nothing stand in the metadata image. In the first form, "NHT1", which is read as well, there is
+//! no `small`, and none does.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,7 +21,8 @@ use std::ops::Range;
 use crate::wire::{Put, Truncated, Wire};
 use crate::{ContentId, Digest};
 
-const MAGIC: &[u8; 4] = b"NHT1";
+const MAGIC: &[u8; 4] = b"NHT2";
+const MAGIC_1: &[u8; 4] = b"NHT1";
 /// Largest encoded hints, in bytes.
 pub const HINTS_BYTES_MAX: usize = 16 << 20;
 /// Most contents of hints; those with the greatest ids are left out beyond it.
@@ -72,6 +75,7 @@ pub struct Hints {
     ranges: Lists<Range<u64>>,
     needs: Lists<u32>,
     start: Vec<u32>,
+    small_bytes: u64,
 }
 
 /// Lists of varying length, one after the other.
@@ -154,6 +158,12 @@ impl Hints {
         hints
     }
 
+    /// Says that contents of at most so many bytes that need nothing are at hand where the hints are, so
+    /// that they are not given out. It is 0 unless set.
+    pub const fn set_small_bytes(&mut self, bytes: u64) {
+        self.small_bytes = bytes;
+    }
+
     /// Returns how many contents are in it.
     pub fn len(&self) -> usize {
         self.contents.len()
@@ -162,6 +172,14 @@ impl Hints {
     /// Tells whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.contents.is_empty()
+    }
+
+    /// Returns the contents that need others.
+    pub fn needing(&self) -> impl Iterator<Item = ContentId> {
+        let contents = self.contents.iter().enumerate();
+        contents.filter_map(|(number, (content, _))| {
+            (!self.needs.get(number).is_empty()).then_some(*content)
+        })
     }
 
     /// Returns the contents, in the order of their ids.
@@ -190,7 +208,7 @@ impl Hints {
             walk.room_bytes = walk.room_bytes.saturating_add(self.bytes_read(number));
             for need in self.needed_by(number).filter(|_| was_given) {
                 if !walk.read.contains(need) {
-                    given.push(self.give(need, walk));
+                    given.extend(self.give(need, walk));
                 }
             }
         }
@@ -218,7 +236,7 @@ impl Hints {
                 stack.push(number);
                 break;
             }
-            given.push(self.give(number, walk));
+            given.extend(self.give(number, walk));
             stack.extend(self.needed_by(number));
         }
         walk.leave(stack);
@@ -237,20 +255,20 @@ impl Hints {
                 return;
             }
             walk.room_bytes -= bytes;
-            given.push(self.give(number, walk));
+            given.extend(self.give(number, walk));
             walk.leave(self.needed_by(number));
         }
         walk.room_bytes = 0;
     }
 
-    fn give(&self, number: usize, walk: &mut HintsWalk) -> Hinted<'_> {
+    fn give(&self, number: usize, walk: &mut HintsWalk) -> Option<Hinted<'_>> {
         let (content, size_bytes) = self.contents[number];
         walk.given.insert(number);
-        Hinted {
+        (!self.is_at_hand(number)).then(|| Hinted {
             content,
             size_bytes,
             ranges: self.ranges.get(number),
-        }
+        })
     }
 
     /// What is read with a content, the first one last.
@@ -258,12 +276,19 @@ impl Hints {
         self.needs.get(number).iter().rev().map(|n| *n as usize)
     }
 
-    /// How much of a content is read.
+    /// How much of a content is read that is not at hand.
     fn bytes_read(&self, number: usize) -> u64 {
+        if self.is_at_hand(number) {
+            return 0;
+        }
         match self.ranges.get(number) {
             [] => self.contents[number].1,
             some => some.iter().map(|range| range.end - range.start).sum(),
         }
+    }
+
+    fn is_at_hand(&self, number: usize) -> bool {
+        self.contents[number].1 <= self.small_bytes && self.needs.get(number).is_empty()
     }
 
     fn number(&self, content: ContentId) -> Option<usize> {
@@ -276,6 +301,7 @@ impl Hints {
     pub fn encode(&self) -> Option<Vec<u8>> {
         let mut out = Vec::with_capacity(16 + self.contents.len() * 48);
         out.put(MAGIC);
+        out.put_uvarint(self.small_bytes);
         out.put_uvarint(self.contents.len() as u64);
         for (number, (content, size_bytes)) in self.contents.iter().enumerate() {
             out.put(content.as_bytes());
@@ -309,14 +335,19 @@ impl Hints {
             return Err(HintsError("too long"));
         }
         let mut wire = Wire::new(bytes);
-        if wire.array()? != *MAGIC {
-            return Err(HintsError("not hints"));
-        }
+        let small_bytes = match &wire.array()? {
+            MAGIC => wire.uvarint()?,
+            MAGIC_1 => 0,
+            _ => return Err(HintsError("not hints")),
+        };
         let count = wire.count(CONTENT_BYTES_MIN)?;
         if count > HINTED_CONTENTS_MAX {
             return Err(HintsError("number of contents"));
         }
-        let mut hints = Self::default();
+        let mut hints = Self {
+            small_bytes,
+            ..Self::default()
+        };
         hints.contents.reserve(count);
         for _ in 0..count {
             let content = ContentId::new(Digest::from_bytes(wire.array()?));

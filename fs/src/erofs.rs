@@ -1,6 +1,7 @@
 //! Metadata images: trees as EROFS file systems that the kernel mounts itself.
 //!
-//! An image holds every name and attribute of a tree and no file's bytes. A regular file carries
+//! An image holds every name and attribute of a tree, and the bytes of small files that were at hand
+//! when it was made ([`SmallContents`]). Any other regular file carries
 //! the overlayfs attributes `trusted.overlay.metacopy` and `trusted.overlay.redirect=/ab/cdef...`
 //! (the hexadecimal digits of its content id), so that an overlay with data-only layers finds the
 //! bytes by content:
@@ -9,8 +10,13 @@
 //! lowerdir=[delta image:]image::STORE[::...]        STORE/ab/cdef... holds a content
 //! ```
 //!
-//! Mounted alone, a file has its size and reads as zeros. Images of the same tree are equal byte
-//! for byte, on every machine: nothing in them depends on time, order of reading, or place.
+//! Mounted alone, such a file has its size and reads as zeros. Images of the same tree and small files
+//! are equal byte for byte, on every machine: nothing in them depends on time, order of reading, or place.
+//!
+//! A small file in the image costs less than its two attributes would, or little more. It needs no lookup
+//! in the data-only layers, no fetch and no file on the node; and overlayfs, which asks both
+//! layers of a file for its attributes once it was opened (`ovl_getattr`, `fs/overlayfs/inode.c`),
+//! asks one.
 //!
 //! The format is that of Linux (`Documentation/filesystems/erofs.rst`, `fs/erofs/erofs_fs.h`),
 //! from 5.16 on for files in chunks; mounting an image without a loop device needs 6.12. Only
@@ -31,6 +37,7 @@ mod directory;
 mod entry;
 mod format;
 mod paths;
+mod small;
 mod space;
 mod xattr;
 
@@ -41,6 +48,7 @@ use nacre_blobstore::{Node, ReadError, Tree, TreeId, TreeReader};
 
 pub use builder::{DIRECTORY_DEPTH_MAX, ENTRIES_MAX, ImageBuilder, UnwrittenDirectory};
 pub use entry::{FILE_BYTES_MAX, ImageEntry, ImageInode};
+pub use small::{SMALL_FILE_BYTES_MAX, SMALL_FILES_BYTES_MAX, SmallContents};
 pub use space::IMAGE_BYTES_MAX;
 
 /// Trees read at once.
@@ -69,7 +77,8 @@ pub enum ErofsError {
     },
 }
 
-/// Returns the metadata image of the file system whose root tree is `root`.
+/// Returns the metadata image of the file system whose root tree is `root`. Of its files those in
+/// `small` have their bytes there.
 ///
 /// Reads each directory's tree once for each place that it stands at. Needs memory for twice the
 /// image at the end; may be cancelled at any time. Directories are encoded on the calling task,
@@ -80,6 +89,7 @@ pub enum ErofsError {
 pub async fn metadata_image(
     root: TreeId,
     trees: &(impl TreeReader + ?Sized),
+    small: &SmallContents,
 ) -> Result<Vec<u8>, ErofsError> {
     let root_tree = trees.tree(root).await?;
     let (attributes, top) = root_tree.as_root().ok_or(ErofsError::NotRoot(root))?;
@@ -92,7 +102,7 @@ pub async fn metadata_image(
         let batch = pending.split_off(pending.len().saturating_sub(READS_MAX));
         let listings = try_join_all(batch.iter().map(|(_, id)| trees.tree(*id))).await?;
         for ((directory, _), listing) in batch.into_iter().zip(listings) {
-            let written = write_listing(&mut image, directory, &listing)?;
+            let written = write_listing(&mut image, directory, &listing, small)?;
             pending.extend(written);
             tokio::task::yield_now().await;
         }
@@ -115,8 +125,10 @@ fn write_listing(
     image: &mut ImageBuilder,
     directory: UnwrittenDirectory,
     listing: &Tree,
+    small: &SmallContents,
 ) -> Result<impl Iterator<Item = (UnwrittenDirectory, TreeId)>, ErofsError> {
-    let entries: Vec<_> = listing.entries().iter().map(ImageEntry::from).collect();
+    let entries = listing.entries().iter().map(ImageEntry::from);
+    let entries: Vec<_> = entries.map(|entry| entry.with_bytes(small)).collect();
     let subdirectories = image.write_directory(directory, &entries)?;
     let trees = listing.entries().iter().filter_map(|e| match e.node {
         Node::Directory(tree) => Some(tree),

@@ -20,7 +20,7 @@ mod trees;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use nacre_blobstore::{
@@ -28,6 +28,7 @@ use nacre_blobstore::{
     RecordId, RecordKind, Ref, SecureError, StoreError, TreeId, WriteStats, WriterOptions,
     read_epoch, read_ref, resolve_packs, secure, sync_index, write_ref,
 };
+use nacre_fs::erofs::SmallContents;
 use tokio::runtime::Handle;
 
 use crate::chains::{are_linked, link_chains};
@@ -230,12 +231,14 @@ impl Ingest {
                 .collect::<Vec<_>>(),
         );
         let data = self.pack_writer(PackKind::Data);
+        let small = Arc::new(Mutex::new(SmallContents::default()));
         let stored: Vec<StoredLayer> = stream::iter(layers.iter().cloned().enumerate())
             .map(|(number, layer)| {
                 let sink = Sink {
                     items: data.stream(),
                     chunker: Chunker::with_average(self.chunk_bytes),
                     limits: self.limits.clone(),
+                    small: Arc::clone(&small),
                 };
                 layer::store_layer(layer, number, sink, Arc::clone(progress))
             })
@@ -255,8 +258,9 @@ impl Ingest {
         stats.packs += tree_stats.packs;
         let mut metadata_images = BTreeMap::new();
         if let Some(root) = merged.trees.last().copied() {
-            let stored =
-                metadata::store_image(&*self.store, root, merged.staged, merged.hints).await?;
+            let small = std::mem::take(&mut *small.lock().unwrap_or_else(PoisonError::into_inner));
+            let (staged, hints) = (merged.staged, merged.hints);
+            let stored = metadata::store_image(&*self.store, root, staged, small, hints).await?;
             if let Some((image, stored_bytes)) = stored {
                 metadata_images.insert(root, image);
                 stats.bytes_stored += stored_bytes;

@@ -44,7 +44,9 @@ async fn add(store: &Arc<dyn BlobStore>, name: &str, directory: &Path) -> AddedI
 fn image(content: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("etc")).unwrap();
-    std::fs::write(directory.path().join("etc/name"), content).unwrap();
+    // Too large for the metadata image.
+    let padded = format!("{content:2000}");
+    std::fs::write(directory.path().join("etc/name"), padded).unwrap();
     directory
 }
 
@@ -68,9 +70,8 @@ fn start(store: &Arc<dyn BlobStore>, root: &Path) -> Arc<Node> {
 }
 
 async fn read(path: std::path::PathBuf) -> std::io::Result<String> {
-    tokio::task::spawn_blocking(move || std::fs::read_to_string(path))
-        .await
-        .unwrap()
+    let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path));
+    Ok(read.await.unwrap()?.trim_end_matches(' ').to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -106,7 +106,7 @@ fn golden_bytes() {
     let digest = Digest::of(&hints().encode().unwrap()).to_string();
     assert_eq!(
         digest,
-        "c0b210c159eb519a5a7f1ee49b633f7e616a9b34298e14391b9e878be288eaf3"
+        "bf7f795f898cb26f4b6477aedef1c94584a2b54389d6897b6f373d02b0ed1c1c"
     );
 }
 
@@ -149,4 +149,33 @@ fn ranges_that_are_not_in_their_content_are_dropped_or_refused() {
         Hints::decode(&bytes),
         Err(HintsError("need that is not there"))
     );
+}
+
+#[test]
+fn small_contents_that_need_nothing_are_at_hand() {
+    let mut hints = hints();
+    hints.set_small_bytes(40);
+    let decoded = Hints::decode(&hints.encode().unwrap()).unwrap();
+    assert_eq!(decoded, hints);
+    assert_eq!(decoded.needing().count(), 3, "all but 4");
+    let mut walk = HintsWalk::default();
+    let all = given(&decoded, &mut walk, 1, u64::MAX);
+    assert_eq!(all, [id(1), id(2), id(3)]);
+    let mut walk = HintsWalk::default();
+    // 1 and 2 are small, but somebody has to see that they are read. 4 takes no room.
+    assert_eq!(given(&decoded, &mut walk, 1, 30 + 1101), all);
+    assert_eq!(given(&decoded, &mut walk, 4, 40), []);
+}
+
+#[test]
+fn the_first_form_is_read() {
+    let hints = hints();
+    let encoded = hints.encode().unwrap();
+    assert_eq!(encoded[..5], *b"NHT2\0");
+    let first = [b"NHT1", &encoded[5..]].concat();
+    assert_eq!(
+        Digest::of(&first).to_string(),
+        "c0b210c159eb519a5a7f1ee49b633f7e616a9b34298e14391b9e878be288eaf3"
+    );
+    assert_eq!(Hints::decode(&first).unwrap(), hints);
 }

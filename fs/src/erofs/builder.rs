@@ -302,8 +302,8 @@ impl ImageBuilder {
                 tail = &HOLE;
                 content_path = Some(redirect(content));
             }
-            ImageInode::Symlink(target) => {
-                (size_bytes, layout, tail) = (target.len() as u64, Layout::Inline, target);
+            ImageInode::Symlink(bytes) | ImageInode::SmallFile(bytes) => {
+                (size_bytes, layout, tail) = (bytes.len() as u64, Layout::Inline, bytes);
             }
             ImageInode::CharDevice(device) | ImageInode::BlockDevice(device) => {
                 union = encode_device(device).ok_or("a device number that Linux does not have")?;

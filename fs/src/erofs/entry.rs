@@ -8,6 +8,7 @@ use nacre_blobstore::{
 
 use super::Reason;
 use super::format::{BLOCK_BYTES, CHUNK_FORMAT, FileType};
+use super::small::{SMALL_FILE_BYTES_MAX, SmallContents};
 
 /// Largest file, in bytes: one chunk of EROFS, more than a content can have.
 pub const FILE_BYTES_MAX: u64 = (BLOCK_BYTES as u64) << CHUNK_FORMAT;
@@ -37,13 +38,15 @@ pub enum ImageInode<'a> {
         /// Whether it hides what layers below hold in it.
         opaque: bool,
     },
-    /// A regular file.
+    /// A regular file whose bytes are in a data-only layer.
     File {
         /// Names the bytes.
         content: ContentId,
         /// Length in bytes; at most [`FILE_BYTES_MAX`].
         size_bytes: u64,
     },
+    /// A regular file and its bytes, 1 to [`SMALL_FILE_BYTES_MAX`].
+    SmallFile(&'a [u8]),
     /// A symbolic link and its target.
     Symlink(&'a [u8]),
     /// A character device. 0:0 is refused, for overlayfs takes it for a whiteout.
@@ -85,6 +88,21 @@ impl<'a> From<&'a Entry> for ImageEntry<'a> {
     }
 }
 
+impl<'a> ImageEntry<'a> {
+    /// Gives a file its bytes, if they are at hand.
+    pub(super) fn with_bytes(self, small: &'a SmallContents) -> Self {
+        let bytes = match self.inode {
+            ImageInode::File {
+                content,
+                size_bytes,
+            } => (small.get(content)).filter(|bytes| bytes.len() as u64 == size_bytes),
+            _ => None,
+        };
+        let inode = bytes.map_or(self.inode, ImageInode::SmallFile);
+        Self { inode, ..self }
+    }
+}
+
 impl ImageEntry<'_> {
     pub(super) const fn is_directory(&self) -> bool {
         matches!(self.inode, ImageInode::Directory { .. })
@@ -93,7 +111,7 @@ impl ImageEntry<'_> {
     pub(super) const fn file_type(&self) -> FileType {
         match self.inode {
             ImageInode::Directory { .. } => FileType::Directory,
-            ImageInode::File { .. } => FileType::File,
+            ImageInode::File { .. } | ImageInode::SmallFile(_) => FileType::File,
             ImageInode::Symlink(_) => FileType::Symlink,
             ImageInode::CharDevice(_) | ImageInode::Whiteout => FileType::CharDevice,
             ImageInode::BlockDevice(_) => FileType::BlockDevice,
@@ -128,6 +146,11 @@ impl ImageEntry<'_> {
             }
             ImageInode::File { size_bytes, .. } if size_bytes > FILE_BYTES_MAX => {
                 Err("a file larger than FILE_BYTES_MAX")
+            }
+            ImageInode::SmallFile(bytes)
+                if bytes.is_empty() || bytes.len() > SMALL_FILE_BYTES_MAX =>
+            {
+                Err("a small file that is empty or larger than SMALL_FILE_BYTES_MAX")
             }
             ImageInode::Symlink(target)
                 if target.is_empty() || target.len() > TARGET_BYTES_MAX || target.contains(&0) =>

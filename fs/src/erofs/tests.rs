@@ -5,7 +5,7 @@ mod hostile;
 mod mounted;
 mod random;
 
-use nacre_blobstore::{Attributes, Device, Timestamp, Xattr};
+use nacre_blobstore::{Attributes, Chunk, Device, Timestamp, Xattr};
 
 use super::*;
 use crate::Kind;
@@ -18,19 +18,35 @@ const CHUNK_BYTES: usize = 1 << 20;
 async fn image_of(model: &Model) -> Result<Vec<u8>, ErofsError> {
     let reader = MemoryReader::default();
     let root = model.store(&reader, CHUNK_BYTES);
-    metadata_image(root, &reader).await
+    metadata_image(root, &reader, &SmallContents::default()).await
 }
 
-/// Checks the image of a model alone and under an overlay.
+/// Returns the image of a model with the bytes of its small files.
+async fn image_with_small(model: &Model) -> Result<Vec<u8>, ErofsError> {
+    let reader = MemoryReader::default();
+    let root = model.store(&reader, CHUNK_BYTES);
+    let mut small = SmallContents::default();
+    for node in model.0.values().filter(|node| node.kind == Kind::File) {
+        small.add(&Chunk::of(node.bytes.clone().into()));
+    }
+    metadata_image(root, &reader, &small).await
+}
+
+/// Checks the images of a model alone and under an overlay.
 async fn assert_round_trip(model: &Model) {
-    let image = image_of(model).await.unwrap();
-    assert_fsck_accepts(&image);
-    let mounted = Mounted::erofs(&image);
-    assert_shows(&mounted.path(), model, Stack::Image);
     let contents = tempfile::tempdir().unwrap();
     write_contents(contents.path(), model);
-    let overlay = Mounted::overlay(&[&mounted], contents.path());
-    assert_shows(&overlay.path(), model, Stack::Overlay);
+    for (image, stack) in [
+        (image_of(model).await, Stack::Image),
+        (image_with_small(model).await, Stack::ImageWithSmall),
+    ] {
+        let image = image.unwrap();
+        assert_fsck_accepts(&image);
+        let mounted = Mounted::erofs(&image);
+        assert_shows(&mounted.path(), model, stack);
+        let overlay = Mounted::overlay(&[&mounted], contents.path());
+        assert_shows(&overlay.path(), model, Stack::Overlay);
+    }
 }
 
 fn with_xattrs(mut node: ModelNode, xattrs: &[(&str, &[u8])]) -> ModelNode {
@@ -165,6 +181,33 @@ async fn xattrs_of_any_size_come_out_equal() {
     assert_round_trip(&model).await;
 }
 
+/// Of all sizes around the limit, at all places of a block, and one behind attributes that leave it no room.
+#[tokio::test]
+async fn small_files_are_read_from_the_image() {
+    let mut model = empty();
+    let sizes = [1, 2, 31, 32, 33, 500, 1023, 1024, 1025, 5000];
+    for (i, size) in sizes.iter().cycle().take(400).enumerate() {
+        let bytes: Vec<u8> = format!("{i} ").bytes().cycle().take(*size).collect();
+        model.insert(&format!("/{i}"), ModelNode::file(0o644, bytes));
+    }
+    let crowded = with_xattrs(
+        ModelNode::file(0o644, vec![b'c'; 1000]),
+        &[("user.v", &[1; 3500])],
+    );
+    model.insert("/crowded", crowded);
+    assert_round_trip(&model).await;
+
+    let (small, mounted) = (image_with_small(&model).await.unwrap(), tempfile::tempdir());
+    let overlay = Mounted::overlay(&[&Mounted::erofs(&small)], mounted.unwrap().path());
+    let read = |name: &str| std::fs::read(overlay.path().join(name));
+    assert_eq!(
+        read("crowded").unwrap(),
+        vec![b'c'; 1000],
+        "no layer has it"
+    );
+    assert!(read("8").is_err(), "1,025 bytes are not in the image");
+}
+
 #[tokio::test]
 async fn large_directories_are_searched_in_the_order_of_bytes() {
     let mut model = empty();
@@ -225,7 +268,7 @@ async fn deep_trees_are_mounted_and_deeper_ones_refused() {
     let root = reader
         .add_tree(Tree::root(attributes, below).unwrap())
         .unwrap();
-    let error = metadata_image(root, &reader).await.unwrap_err();
+    let error = refused(root, &reader).await;
     assert!(
         error
             .to_string()
@@ -242,6 +285,16 @@ async fn equal_trees_make_equal_images_pinned_for_ever() {
         blake3::hash(&image).to_hex().as_str(),
         "80ad6a459e1fa6c411b2a24892ec17cf9866f320455ff5ba57ac974a26e1aaa4"
     );
+    let image = image_with_small(&varied()).await.unwrap();
+    assert_eq!(
+        blake3::hash(&image).to_hex().as_str(),
+        "be8fa6a90740cead51263208de37401f7e8521e1124b54744ba8ad711aa8da66"
+    );
+}
+
+async fn refused(root: TreeId, reader: &MemoryReader) -> ErofsError {
+    let image = metadata_image(root, reader, &SmallContents::default()).await;
+    image.unwrap_err()
 }
 
 async fn refusal(model: &Model) -> String {
@@ -338,19 +391,19 @@ async fn trees_that_are_no_roots_or_cannot_be_read_are_errors() {
     let model = varied();
     let root = model.store(&reader, CHUNK_BYTES);
     let directory = model.subtree("/d");
-    let not_root = metadata_image(directory, &reader).await.unwrap_err();
+    let not_root = refused(directory, &reader).await;
     assert!(matches!(not_root, ErofsError::NotRoot(id) if id == directory));
     // A root where a directory should be.
     let twice = reader
         .add_tree(Tree::root(Attributes::default(), root).unwrap())
         .unwrap();
-    let nested = metadata_image(twice, &reader).await.unwrap_err();
+    let nested = refused(twice, &reader).await;
     assert!(
         matches!(nested, ErofsError::Unrepresentable { .. }),
         "{nested}"
     );
     reader.corrupt(*directory.digest());
-    let unread = metadata_image(root, &reader).await.unwrap_err();
+    let unread = refused(root, &reader).await;
     assert!(matches!(
         unread,
         ErofsError::Read(ReadError::Corrupt { .. })
@@ -377,7 +430,7 @@ async fn a_tree_that_doubles_at_each_level_is_refused_before_memory_ends() {
     let root = reader
         .add_tree(Tree::root(attributes, below).unwrap())
         .unwrap();
-    let error = metadata_image(root, &reader).await.unwrap_err();
+    let error = refused(root, &reader).await;
     assert!(
         error.to_string().ends_with("more entries than ENTRIES_MAX"),
         "{error}"

@@ -10,7 +10,7 @@ use nacre_blobstore::{
     Hints, MetadataImage, MetadataImageError, Reader, RecordId, TreeId, fetch_metadata_image,
     in_span, load_packs,
 };
-use nacre_fs::erofs::{ErofsError, metadata_image};
+use nacre_fs::erofs::{ErofsError, SmallContents, metadata_image};
 use nacre_fs::mount::Lower;
 use nacre_fs::{MetadataMountError, MetadataMounts};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, oneshot};
@@ -403,7 +403,7 @@ impl Node {
         .await
     }
 
-    /// Builds the metadata image from the tree and mounts it. `None` for a tree that only FUSE can
+    /// Builds the metadata image from the tree alone, which has no file's bytes, and mounts it. `None` for a tree that only FUSE can
     /// serve.
     async fn mount_built(
         &self,
@@ -411,7 +411,7 @@ impl Node {
         tree: TreeId,
         wanted: Option<MountMode>,
     ) -> Result<Option<PathBuf>, NodeError> {
-        match metadata_image(tree, &*self.reader).await {
+        match metadata_image(tree, &*self.reader, &SmallContents::default()).await {
             Ok(bytes) => {
                 let write = move |out: &mut dyn Write| {
                     out.write_all(&bytes).map_err(MetadataImageError::Write)

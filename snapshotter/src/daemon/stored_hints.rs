@@ -8,7 +8,7 @@ use nacre_blobstore::{
 };
 
 /// Returns the hints that the metadata image `id` of `tree` has, with one request. `None` when they
-/// are not to be had: a start goes on without.
+/// are not to be had: a start goes on without. FUSE has no file's bytes in the metadata image.
 pub(super) async fn stored_hints(
     store: Arc<dyn BlobStore>,
     tree: TreeId,
@@ -21,7 +21,9 @@ pub(super) async fn stored_hints(
         Ok::<_, Box<dyn Error + Send + Sync>>(decoded?)
     };
     let hints = read().await;
-    hints
+    let mut hints = hints
         .inspect_err(|error| tracing::warn!(%tree, error, "start without hints"))
-        .ok()
+        .ok()?;
+    hints.set_small_bytes(0);
+    Some(hints)
 }

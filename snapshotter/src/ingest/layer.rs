@@ -2,10 +2,11 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
-use nacre_blobstore::{Attributes, Chunked, Chunker, ItemStream, Node};
+use nacre_blobstore::{Attributes, Chunk, Chunked, Chunker, ItemStream, Node};
+use nacre_fs::erofs::SmallContents;
 
 use super::IngestError;
 use super::affinity;
@@ -49,6 +50,8 @@ pub(super) struct Sink {
     pub(super) items: ItemStream,
     pub(super) chunker: Chunker,
     pub(super) limits: LayerLimits,
+    /// Of all layers.
+    pub(super) small: Arc<Mutex<SmallContents>>,
 }
 
 /// A layer whose data is stored, or on its way to the store.
@@ -215,11 +218,7 @@ fn store_entries(
     let mut diff = LayerDiff::default();
     let mut contents = Vec::new();
     let mut needs = AllNeeds::new();
-    let Sink {
-        mut items,
-        mut chunker,
-        ..
-    } = sink;
+    let (mut items, mut chunker) = (sink.items, sink.chunker);
     while let Some(LayerEntry {
         path,
         kind,
@@ -253,7 +252,12 @@ fn store_entries(
             EntryKind::File { .. } => {
                 items.turn_to(affinity::of(path.as_bytes()));
                 let mut scanner = Scanner::new(path.as_bytes());
-                let chunked = store_content(source, &mut chunker, &mut items, &mut scanner)?;
+                let take = |chunk: &Chunk| scanner.take(chunk.bytes());
+                let (chunked, last) = store_content(source, &mut chunker, &mut items, take)?;
+                if let ([_], Some(only)) = (chunked.chunks.as_slice(), last) {
+                    let small = sink.small.lock();
+                    small.unwrap_or_else(PoisonError::into_inner).add(&only);
+                }
                 let (content, size_bytes) = (chunked.content, chunked.size_bytes);
                 if let Some(found) = scanner.finish(size_bytes) {
                     needs.insert(content, found);
@@ -280,25 +284,29 @@ fn store_entries(
     })
 }
 
+/// Stores the data of an entry and shows it to `take`; also returns its last chunk.
 fn store_content(
     source: &mut impl EntrySource,
     chunker: &mut Chunker,
     items: &mut ItemStream,
-    scanner: &mut Scanner,
-) -> Result<Chunked, IngestError> {
+    mut take: impl FnMut(&Chunk),
+) -> Result<(Chunked, Option<Chunk>), IngestError> {
     // `Read` can only carry an io::Error, so the layer's own error waits beside it.
     let mut failed = None;
     let mut data = EntryData {
         source,
         failed: &mut failed,
     };
+    let mut last = None;
     let result = chunker.cut(&mut data, |chunk| {
-        scanner.take(chunk.bytes());
-        items.add_chunk(&chunk).map_err(CutError::Write)
+        take(&chunk);
+        items.add_chunk(&chunk).map_err(CutError::Write)?;
+        last = Some(chunk);
+        Ok(())
     });
     match (result, failed) {
         (_, Some(error)) => Err(error.into()),
-        (Ok(chunked), None) => Ok(chunked),
+        (Ok(chunked), None) => Ok((chunked, last)),
         (Err(CutError::Write(error)), None) => Err(error.into()),
         (Err(CutError::Read), None) => Err(IngestError::Stopped),
     }

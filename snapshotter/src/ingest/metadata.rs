@@ -7,7 +7,7 @@ use nacre_blobstore::{
     BlobStore, Hints, MetadataImageId, ReadError, StoreError, Tree, TreeId, TreeReader,
     encode_metadata_image,
 };
-use nacre_fs::erofs::{ErofsError, metadata_image};
+use nacre_fs::erofs::{ErofsError, SmallContents, metadata_image};
 
 use super::IngestError;
 
@@ -34,15 +34,19 @@ impl TreeReader for StagedTrees {
     }
 }
 
-/// Stores the metadata image of `root`, with the hints of its files, unless it is there; returns its
-/// id and the bytes that it took. `None` for a tree that EROFS cannot hold: nodes serve that by FUSE.
+/// Stores the metadata image of `root`, with its `small` files and the hints of all, unless it is there;
+/// returns its id and the bytes that it took. `None` for a tree that EROFS cannot hold: nodes serve that by FUSE.
 pub(super) async fn store_image(
     store: &dyn BlobStore,
     root: TreeId,
     trees: StagedTrees,
-    hints: Hints,
+    mut small: SmallContents,
+    mut hints: Hints,
 ) -> Result<Option<(MetadataImageId, u64)>, IngestError> {
-    let plain = match metadata_image(root, &trees).await {
+    // They bring what they need when they are fetched. What is read from the image nobody sees.
+    hints.needing().for_each(|content| small.leave_out(content));
+    hints.set_small_bytes(small.longest_bytes() as u64);
+    let plain = match metadata_image(root, &trees, &small).await {
         Ok(plain) => plain,
         Err(error @ ErofsError::Unrepresentable { .. }) => {
             tracing::warn!(%error, "add an image that only FUSE can serve");
@@ -50,7 +54,7 @@ pub(super) async fn store_image(
         }
         Err(error) => return Err(error.into()),
     };
-    drop(trees);
+    drop((trees, small));
     let encoded =
         tokio::task::spawn_blocking(move || encode_metadata_image(root, &plain, &hints)).await;
     let (id, bytes) = encoded.map_err(|_| IngestError::Stopped)??;

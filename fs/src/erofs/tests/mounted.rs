@@ -12,6 +12,7 @@ use rustix::fs::{lgetxattr, llistxattr};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::Kind;
+use crate::erofs::SMALL_FILE_BYTES_MAX;
 use crate::testing::model::{Model, ModelNode, ModelPath};
 
 /// Room for the largest value or list of extended attributes.
@@ -109,9 +110,21 @@ pub(super) fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
 pub(super) enum Stack {
     /// One image: files read as zeros, and all extended attributes are as stored.
     Image,
+    /// One image that was made with the bytes of small files, which read as such.
+    ImageWithSmall,
     /// An overlay of images and contents. It has its own numbers of inodes, and of subdirectories
     /// none.
     Overlay,
+}
+
+impl Stack {
+    /// Tells whether a file's bytes are not in the stack.
+    fn lacks(self, node: &ModelNode) -> bool {
+        let is_small = node.bytes.len() <= SMALL_FILE_BYTES_MAX;
+        node.kind == Kind::File
+            && !node.bytes.is_empty()
+            && (self == Self::Image || self == Self::ImageWithSmall && !is_small)
+    }
 }
 
 /// Checks that what is mounted at `root` shows a model.
@@ -121,10 +134,10 @@ pub(super) fn assert_shows(root: &Path, model: &Model, stack: Stack) {
         let at = place(root, path);
         let found = compare_inode(&at, node);
         compare_xattrs(&at, node, stack);
-        if stack == Stack::Image || node.kind != Kind::Directory {
+        if stack != Stack::Overlay || node.kind != Kind::Directory {
             assert_eq!(found.nlink(), nlink(model, path, node), "{at:?}");
         }
-        if stack == Stack::Image {
+        if stack != Stack::Overlay {
             // Names of one group share a number, all others have their own; 0 is none.
             let owner = node.group.map_or_else(|| Err(path), Ok);
             assert_eq!(inodes.entry(found.ino()).or_insert(owner), &owner);
@@ -137,9 +150,10 @@ pub(super) fn assert_shows(root: &Path, model: &Model, stack: Stack) {
             }
             Kind::File => {
                 let bytes = fs::read(&at).unwrap();
-                match stack {
-                    Stack::Image => assert_eq!(bytes, vec![0; node.bytes.len()], "{at:?}"),
-                    Stack::Overlay => assert_eq!(bytes, node.bytes, "{at:?}"),
+                if stack.lacks(node) {
+                    assert_eq!(bytes, vec![0; node.bytes.len()], "{at:?}");
+                } else {
+                    assert_eq!(bytes, node.bytes, "{at:?}");
                 }
             }
             Kind::Directory => {
@@ -218,12 +232,12 @@ fn compare_xattrs(at: &Path, node: &ModelNode, stack: Stack) {
     let mut expected = BTreeMap::new();
     for xattr in &node.attributes.xattrs {
         let name = match xattr.name.strip_prefix(b"trusted.overlay.") {
-            Some(rest) if stack == Stack::Image => [b"trusted.overlay.overlay.", rest].concat(),
+            Some(rest) if stack != Stack::Overlay => [b"trusted.overlay.overlay.", rest].concat(),
             _ => xattr.name.to_vec(),
         };
         expected.insert(name, xattr.value.to_vec());
     }
-    if stack == Stack::Image && node.kind == Kind::File && !node.bytes.is_empty() {
+    if stack.lacks(node) {
         let content = blake3::hash(&node.bytes).to_hex();
         let redirect = format!("/{}/{}", &content[..2], &content[2..]);
         expected.insert(b"trusted.overlay.metacopy".to_vec(), Vec::new());
