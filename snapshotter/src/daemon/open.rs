@@ -403,8 +403,8 @@ impl Node {
         .await
     }
 
-    /// Builds the metadata image from the tree alone, which has no file's bytes, and mounts it. `None` for a tree that only FUSE can
-    /// serve.
+    /// Builds the metadata image from the tree alone, without the bytes of small files, and mounts it.
+    /// `None` for a tree that only FUSE can serve.
     async fn mount_built(
         &self,
         mounts: &Arc<MetadataMounts>,
