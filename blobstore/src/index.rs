@@ -1,10 +1,9 @@
 //! The local index: which pack and frame holds a chunk, a tree or a chunk list.
 //!
 //! A RocksDB database, derived wholly from the packs' indexes: it may be deleted at any time and
-//! is rebuilt from them. It is the one place that names `rocksdb`. A pack's entries are written in
-//! one batch, so after a crash a pack is in the index with all its items or not at all; the write
-//! is not synced, for what a power loss takes is read from the store again. Packs that are still to
-//! come are noted in it too (see [`awaited`]).
+//! is rebuilt from them. A pack's entries are written in one batch, so after a crash a pack is in the
+//! index with all its items or not at all; the write is not synced, for what a power loss takes is
+//! read from the store again. Packs that are still to come are noted in it too (see [`awaited`]).
 //!
 //! An item that is in several packs is found in the one that was inserted last, and in another one
 //! when that is gone from the store (see [`ChunkIndex::note_gone`]).
@@ -19,6 +18,7 @@ use std::sync::{PoisonError, RwLock};
 
 use rocksdb::{ColumnFamily, DB, IteratorMode, Options, WriteBatch};
 
+use crate::database::is_in_use;
 use crate::frame::{FrameEntry, FrameItem};
 use crate::pack::{ItemKind, PackIndex, PackKind, PackName};
 use crate::wire::{Put, Truncated, Wire};
@@ -116,7 +116,7 @@ impl ChunkIndex {
                 index.read_forgotten()?;
                 Ok(index)
             }
-            Err(error) if error.to_string().contains("lock") => Err(IndexError::Busy {
+            Err(error) if is_in_use(&error) => Err(IndexError::Busy {
                 path: path.display().to_string(),
             }),
             Err(error) => Err(error.into()),

@@ -21,6 +21,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use rocksdb::{DB, DBCompressionType, Options};
 
+use crate::database::may_be_in_use;
 use crate::{ChunkList, ChunkListError, ContentId, Digest, TREE_BYTES_MAX, Tree, TreeId};
 
 /// Memory for items that are not yet in a table, in bytes, of each generation.
@@ -258,8 +259,8 @@ fn open_or_new(path: &Path) -> Result<DB, rocksdb::Error> {
     table.set_bloom_filter(10.0, false);
     options.set_block_based_table_factory(&table);
     match DB::open(&options, path) {
-        // Another process has it: it is not this one's to delete.
-        Err(error) if error.to_string().contains("lock") => Err(error),
+        // Another process may have it: it is not this one's to delete.
+        Err(error) if may_be_in_use(&error) => Err(error),
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "drop kept trees");
             remove(path);

@@ -9,6 +9,7 @@ mod chunker;
 mod clock;
 mod content_named;
 mod crash;
+mod database;
 mod digest;
 mod envelope;
 mod frame;
