@@ -1,9 +1,9 @@
 //! Reaching the daemon of a root, and starting it when none answers.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nacre_snapshotter::{Client, ClientError, LazyPolicy, MountMode, NodeInfo, OpenedImage};
@@ -15,6 +15,9 @@ use crate::settings::{CHECK_ONE_IN, Settings};
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Between two looks for it.
 const START_POLL: Duration = Duration::from_millis(20);
+
+/// Daemons that one command starts, when those before were killed.
+const START_ATTEMPTS_MAX: u32 = 5;
 
 /// Daemons that may end while they open an image for a command.
 const OPEN_ATTEMPTS_MAX: u32 = 5;
@@ -113,27 +116,14 @@ pub(crate) fn command_line(settings: &Settings, verb: &str) -> std::io::Result<V
     Ok(line)
 }
 
+/// Starts a daemon, and waits until one answers.
 async fn start(settings: &Settings, client: &Client) -> Result<NodeInfo, Failure> {
-    let log_path = settings.log();
     let fail = |error: &dyn std::fmt::Display| {
         Failure::new("start", "the daemon", error)
-            .with_hint(format!("its log is {}", log_path.display()))
+            .with_hint(format!("its log is {}", settings.log().display()))
     };
-    std::fs::create_dir_all(&settings.root).map_err(|error| fail(&error))?;
-    let log = OpenOptions::new().create(true).append(true).open(&log_path);
-    let log: File = log.map_err(|error| fail(&error))?;
-    let errors = log.try_clone().map_err(|error| fail(&error))?;
-    let command_line = command_line(settings, "daemon").map_err(|error| fail(&error))?;
-    let mut command = Command::new(&command_line[0]);
-    command
-        .args(&command_line[1..])
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(errors)
-        // A group of its own: the terminal's interrupts are not for the daemon.
-        .process_group(0);
-    let mut daemon = command.spawn().map_err(|error| fail(&error))?;
+    let mut daemon = spawn(settings).map_err(|error| fail(&error))?;
+    let mut attempts = 1;
     let deadline = settings.clock.elapsed() + START_DEADLINE;
     loop {
         match client.info().await {
@@ -141,15 +131,40 @@ async fn start(settings: &Settings, client: &Client) -> Result<NodeInfo, Failure
             Err(ClientError::NotRunning(_) | ClientError::Connection(_)) => {}
             Err(error) => return Err(fail(&error)),
         }
-        // Another command may have started one at the same time; ours ends then, and its answers.
-        // Or another one took over from ours at once, which is a good end.
         let ended = daemon.try_wait().map_err(|error| fail(&error))?;
-        if let Some(status) = ended.filter(|s| !s.success() && s.code() != Some(BUSY.into())) {
-            return Err(fail(&format!("it ended with {status}")));
+        match ended {
+            // It was killed, perhaps in place of the one before it.
+            Some(status) if status.code().is_none() && attempts < START_ATTEMPTS_MAX => {
+                attempts += 1;
+                daemon = spawn(settings).map_err(|error| fail(&error))?;
+            }
+            // Another command may have started one at the same time; ours ends then, and its
+            // answers. Or another one took over from ours at once, which is a good end.
+            Some(status) if !status.success() && status.code() != Some(BUSY.into()) => {
+                return Err(fail(&format!("it ended with {status}")));
+            }
+            _ => {}
         }
         if settings.clock.elapsed() > deadline {
             return Err(fail(&"it does not answer"));
         }
         settings.clock.sleep(START_POLL).await;
     }
+}
+
+/// Starts the process of a daemon, which outlives this one.
+fn spawn(settings: &Settings) -> std::io::Result<Child> {
+    std::fs::create_dir_all(&settings.root)?;
+    let log = settings.log();
+    let log = OpenOptions::new().create(true).append(true).open(log)?;
+    let command_line = command_line(settings, "daemon")?;
+    Command::new(&command_line[0])
+        .args(&command_line[1..])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stderr(log.try_clone()?)
+        .stdout(log)
+        // A group of its own: the terminal's interrupts are not for the daemon.
+        .process_group(0)
+        .spawn()
 }

@@ -393,3 +393,34 @@ fn a_daemon_that_is_stopped_leaves_what_is_in_use_to_the_next() {
     stop(&scene);
     drop(cleanup);
 }
+
+/// The first process that a process starts.
+fn first_child(of: &Child) -> Pid {
+    let children = || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", of.id())).unwrap();
+        let lists = threads.map(|thread| thread.unwrap().path().join("children"));
+        // A thread may be gone again.
+        lists
+            .filter_map(|list| std::fs::read_to_string(list).ok())
+            .collect::<String>()
+    };
+    for _ in 0..POLLS_MAX {
+        if let Some(child) = children().split_whitespace().next() {
+            return Pid::from_raw(child.parse().unwrap()).unwrap();
+        }
+        sleep(Duration::from_millis(1));
+    }
+    panic!("it starts nothing");
+}
+
+#[test]
+fn a_daemon_that_is_killed_before_it_answers_is_started_again() {
+    let scene = Scene::new();
+    let mut command = scene.command("root", &["cache", "prune", "--all"]);
+    let mut command = command.stdout(Stdio::null()).spawn().unwrap();
+    let killed = first_child(&command);
+    kill_process(killed, Signal::KILL).unwrap();
+    assert!(command.wait().unwrap().success());
+    assert_ne!(daemon(&scene), killed);
+    stop(&scene);
+}
