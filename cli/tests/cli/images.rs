@@ -135,13 +135,24 @@ fn whiteouts_hide_what_is_below_in_any_order() {
     check(&[base, second, third], &Exceptions::default());
 }
 
+/// What stands in the metadata image itself, and what it only names.
+fn small_and_large() -> [String; 2] {
+    ["x".to_owned(), "large ".repeat(400)]
+}
+
 #[test]
 fn hard_links_cross_layers() {
+    for content in small_and_large() {
+        check_hard_links(&content);
+    }
+}
+
+fn check_hard_links(content: &str) {
     let base = archive(&[
         Entry::directory("dir/"),
-        Entry::file("dir/first", "shared").mode(0o4711).owner(3, 4),
+        Entry::file("dir/first", content).mode(0o4711).owner(3, 4),
         Entry::hard_link("second", "dir/first"),
-        Entry::file("alone", "shared"),
+        Entry::file("alone", content),
         Entry::symlink("link", "dir/first"),
         Entry::new("pipe", Kind::Fifo),
     ]);
@@ -165,6 +176,12 @@ fn hard_links_cross_layers() {
 
 #[test]
 fn attributes_are_kept() {
+    for content in small_and_large() {
+        check_attributes(&content);
+    }
+}
+
+fn check_attributes(content: &str) {
     // cap_net_raw=ep, in the form of capabilities(7) for VFS_CAP_REVISION_2.
     let capability = [
         1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -173,17 +190,17 @@ fn attributes_are_kept() {
         Entry::directory("./")
             .mtime("1500000000.987654321")
             .mode(0o711),
-        Entry::file("ping", "ELF")
+        Entry::file("ping", content)
             .mode(0o755)
             .xattr("security.capability", &capability),
-        Entry::file("suid", "x").mode(0o4755).owner(1000, 1001),
-        Entry::file("sgid", "x")
+        Entry::file("suid", content).mode(0o4755).owner(1000, 1001),
+        Entry::file("sgid", content)
             .mode(0o2755)
             .owner(4_000_000_000, 3_999_999_999),
         Entry::directory("sticky/").mode(0o1777),
         Entry::directory("sgid-dir/").mode(0o2770).owner(0, 50),
-        Entry::file("none", "x").mode(0),
-        Entry::file("xattrs", "x")
+        Entry::file("none", content).mode(0),
+        Entry::file("xattrs", content)
             .xattr("user.binary", &[0, 1, 0xff, b'=', b'\n'])
             .xattr("user.long", &noise(1, 3000))
             .xattr("trusted.x", b"y"),
@@ -191,18 +208,18 @@ fn attributes_are_kept() {
             .xattr("user.on", b"directory")
             .xattr("trusted.on", b"d"),
         Entry::symlink("xattr-link", "dangling").xattr("trusted.on", b"symlink"),
-        Entry::file("nanoseconds", "x").mtime("1234567890.000000001"),
-        Entry::file("epoch", "x").mtime("0"),
-        Entry::file("old", "x").mtime("-86400"),
-        Entry::file("older", "x").mtime("-1.25"),
-        Entry::file("far", "x").mtime("4294967296.75"),
+        Entry::file("nanoseconds", content).mtime("1234567890.000000001"),
+        Entry::file("epoch", content).mtime("0"),
+        Entry::file("old", content).mtime("-86400"),
+        Entry::file("older", content).mtime("-1.25"),
+        Entry::file("far", content).mtime("4294967296.75"),
         Entry::symlink("link-time", "x").mtime("-5.5"),
         Entry::new("null", Kind::CharDevice(1, 3)).mode(0o666),
         Entry::new("disk", Kind::BlockDevice(259, 300))
             .mode(0o660)
             .owner(0, 6),
         Entry::new("pipe", Kind::Fifo).mode(0o622).mtime("77.5"),
-        Entry::file("loses", "x")
+        Entry::file("loses", content)
             .mode(0o4755)
             .xattr("user.gone", b"1"),
     ]);
@@ -212,7 +229,7 @@ fn attributes_are_kept() {
             .mode(0o700)
             .mtime("1.5")
             .xattr("user.new", b"1"),
-        Entry::file("loses", "x"),
+        Entry::file("loses", content),
     ]);
     check(&[base, second], &Exceptions::default());
 }

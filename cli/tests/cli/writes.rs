@@ -45,7 +45,9 @@ impl Random {
     /// A path that may or may not exist, of any kind.
     fn path(&mut self) -> PathBuf {
         const DIRECTORIES: [&str; 6] = ["", "a", "b", "a/c", "a/c/d", "new"];
-        const NAMES: [&str; 8] = ["f0", "f1", "f2", "empty", "link", "large", "c", "new"];
+        const NAMES: [&str; 9] = [
+            "f0", "f1", "f2", "small", "empty", "link", "large", "c", "new",
+        ];
         let directory = DIRECTORIES[self.below(DIRECTORIES.len())];
         Path::new(directory).join(NAMES[self.below(NAMES.len())])
     }
@@ -242,6 +244,8 @@ pub(crate) fn image() -> Vec<Entry> {
             let bytes = format!("{directory}/{name} ").repeat(300);
             entries.push(Entry::file(&format!("./{directory}/{name}"), bytes));
         }
+        // It stands in the metadata image itself.
+        entries.push(Entry::file(&format!("./{directory}/small"), directory));
         entries.push(Entry::file(&format!("./{directory}/empty"), ""));
         entries.push(Entry::symlink(&format!("./{directory}/link"), "f1"));
     }
