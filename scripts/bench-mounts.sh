@@ -4,10 +4,11 @@
 #   native   ext4 under overlayfs, unpacked
 #   kernel   kernel mode, the contents on the node before
 #   gate     kernel mode, the contents fetched by this very mount
+#   held     the same, while a process has held its large files open since before they were fetched
 #   fuse     the portable view
 #
 # IMAGE is anything that `nacre image add` takes and has python3. Needs root, and disk below TMPDIR for the
-# image twice and its store. Writes OUT/hot.md, OUT/hot.json, OUT/hot.svg and OUT/mounts.md,
+# image three times and its store. Writes OUT/hot.md, OUT/hot.json, OUT/hot.svg and OUT/mounts.md,
 # and from them docs/BENCHMARKS.md.
 set -euo pipefail
 rounds=${1:-7}
@@ -19,6 +20,7 @@ work=$(mktemp -d "${TMPDIR:-/var/tmp}/nacre-bench.XXXXXX")
 mkdir -p "$out"
 
 finish() {
+  [ -z "${holder:-}" ] || kill "$holder" 2> /dev/null || true
   umount -q "$work"/mount/* "$work"/many/* 2> /dev/null || true
   for root in "$work"/root-*; do NACRE_ROOT=$root stop_daemon; done
   rm -rf --one-file-system "$work"
@@ -29,7 +31,7 @@ on() { local root=$1; shift; "$nacre" --root "$work/root-$root" --store "file://
 read_all() { find "$1" -type f -print0 | xargs -0 cat > /dev/null; }
 
 on node image add "$image" --name image > /dev/null
-mkdir -p "$work"/mount/{native,kernel,gate,fuse} "$work"/native/{upper,work,lower}
+mkdir -p "$work"/mount/{native,kernel,gate,held,fuse} "$work"/native/{upper,work,lower}
 on node mount image "$work/mount/kernel" > /dev/null
 cp -a "$work/mount/kernel/." "$work/native/lower"
 umount "$work/mount/kernel"
@@ -39,12 +41,23 @@ on node mount --mode kernel --rw image "$work/mount/kernel" > /dev/null
 on node mount --mode fuse --rw image "$work/mount/fuse" > /dev/null
 # The copy above was recorded as a start by now, or will be. Streamed ahead, nothing would come through the gate.
 rm -rf "$work/store/refs/traces"
+on held mount --mode kernel --rw image "$work/mount/held" > /dev/null
+mapfile -d '' -t large < <(find "$work/mount/held" -type f -size +1M -print0)
+tail -f -n 0 -- "${large[@]}" > /dev/null 2>&1 &
+holder=$!
+read_all "$work/mount/held"
+rm -rf "$work/store/refs/traces"
 on other mount --mode kernel --rw image "$work/mount/gate" > /dev/null
 read_all "$work/mount/gate"
+# Until both have looked again for what is complete: after as long as they are old, at most.
+sleep 100
 "$hot" --rounds "$rounds" --json "$out/hot.json" --svg "$out/hot.svg" \
-  native="$work/mount/native" kernel="$work/mount/kernel" gate="$work/mount/gate" fuse="$work/mount/fuse" |
+  native="$work/mount/native" kernel="$work/mount/kernel" gate="$work/mount/gate" \
+  held="$work/mount/held" fuse="$work/mount/fuse" |
   tee "$out/hot.md"
-umount "$work"/mount/{native,kernel,gate,fuse}
+kill "$holder"
+wait "$holder" || true
+umount "$work"/mount/{native,kernel,gate,held,fuse}
 
 # The time of mounts, as the command reports it, and memory.
 milliseconds() { jq -s 'map(.seconds * 1e5 | round / 100) | sort | .[length / 2 | floor]'; }

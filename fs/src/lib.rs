@@ -9,6 +9,7 @@ pub mod erofs;
 mod error;
 mod fuse;
 mod kernel_mode;
+mod look_again;
 mod metadata_mounts;
 pub mod mount;
 mod node_cache;
@@ -22,6 +23,7 @@ pub use content_reader::ContentReader;
 pub use error::FsError;
 pub use fuse::{ContentMount, ContentSession, KeeperError, KeeperOptions, SessionError, keep};
 pub use kernel_mode::probe_kernel_mode;
+pub use look_again::LookAgain;
 pub use metadata_mounts::{MetadataMountError, MetadataMounts};
 pub use node_cache::{
     NodeCache, NodeCacheCheck, NodeCacheError, NodeCacheOptions, NodeCachePrune, NodeCacheStats,

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use nacre_blobstore::{Clock, Digest, METADATA_IMAGE_BYTES_MAX, MetadataImageError, TreeId};
 
-use crate::mount::{MountError, Umount, is_metadata, metadata, overlay_options, umount};
+use crate::mount::{MountError, Umount, is_metadata, metadata, overlays, shown, umount};
 
 /// Space that images may take on the disk when they are not mounted, in bytes.
 const IMAGES_BYTES_MAX: u64 = 1 << 30;
@@ -182,7 +182,7 @@ impl MetadataMounts {
     /// [`MetadataMountError`] when the folders or the list of mounts cannot be read.
     pub fn sweep(&self, grace: Duration) -> Result<(), MetadataMountError> {
         let mut used = self.lock();
-        let overlays = overlay_options()?;
+        let overlays = overlays()?;
         let now = self.clock.elapsed();
         let held = lock(&self.held).clone();
         used.retain(|tree, last| {
@@ -190,8 +190,12 @@ impl MetadataMounts {
                 return true;
             }
             let target = self.mounts.join(tree.to_string());
-            let name = shown(&target).unwrap_or_else(|| tree.to_string());
-            let is_named = || overlays.iter().any(|options| options.contains(&name));
+            let name = shown(&target).map_or_else(|| tree.to_string(), str::to_owned);
+            let is_named = || {
+                overlays
+                    .iter()
+                    .any(|overlay| overlay.options.contains(&name))
+            };
             if now.saturating_sub(*last) < grace || is_named() {
                 return true;
             }
@@ -257,14 +261,6 @@ fn create_folder(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         created => created,
     }
-}
-
-/// Returns a path as the kernel shows it among the options of an overlay; `None` where it has what
-/// the kernel escapes.
-fn shown(path: &Path) -> Option<String> {
-    let path = path.to_str()?;
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte);
-    path.bytes().all(is_plain).then(|| path.to_owned())
 }
 
 /// A file that is hashed as it is written, while what is written is in the processor's cache.

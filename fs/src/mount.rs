@@ -4,6 +4,7 @@
 //! survives a reboot; a crash between two calls leaves whole mounts, never half of one. Calls
 //! block for as long as the kernel does.
 
+mod forget;
 mod lower;
 mod metadata;
 mod mountinfo;
@@ -20,8 +21,10 @@ use rustix::mount::{
     mount_remount, unmount,
 };
 
+pub use forget::forget_unused;
 pub use lower::Lower;
 pub use metadata::{is_metadata, metadata};
+pub use mountinfo::Overlay;
 pub use overlay::{OverlaySpec, UpperDirs, overlay};
 pub use root::copy_root_attributes;
 pub use rooted::RootedDir;
@@ -178,13 +181,20 @@ pub fn mounts_below(dir: &Path) -> Result<Vec<PathBuf>, MountError> {
     Ok(points)
 }
 
-/// Returns the options of every overlay mount in this mount namespace, as the kernel shows them: the
-/// paths of its layers are in there, with the kernel's escapes.
+/// Returns every overlay in this mount namespace, once.
 ///
 /// # Errors
 /// [`MountError::Mountinfo`].
-pub fn overlay_options() -> Result<Vec<String>, MountError> {
-    mountinfo::overlay_options()
+pub fn overlays() -> Result<Vec<Overlay>, MountError> {
+    mountinfo::overlays()
+}
+
+/// Returns a path as the kernel shows it among the options of an overlay; `None` where it has what
+/// the kernel escapes.
+pub(crate) fn shown(path: &Path) -> Option<&str> {
+    let path = path.to_str()?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte);
+    path.bytes().all(is_plain).then_some(path)
 }
 
 fn options_text(target: &Path, options: Vec<u8>) -> Result<CString, MountError> {

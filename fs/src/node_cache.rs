@@ -31,6 +31,7 @@ mod counters;
 mod eviction;
 mod expect;
 mod fetch;
+mod in_part;
 mod layout;
 mod load;
 mod local;
@@ -70,6 +71,7 @@ use crate::ContentReader;
 use ahead::Ahead;
 use counters::Counters;
 use fetch::Inner;
+use in_part::InPart;
 use layout::{Layers, Layout};
 use load::Walk;
 use local::{Local, Locals, off_reactor, read_file};
@@ -168,6 +170,7 @@ impl NodeCache {
             fetches: Semaphore::new(FETCHES_MAX),
             waiting: Semaphore::new(READS_WAITING_MAX),
             counters: Counters::default(),
+            in_part: InPart::default(),
             ahead: Ahead::default(),
             observer: OnceLock::new(),
         });

@@ -19,6 +19,7 @@ mod prime;
 mod server;
 mod snapshot;
 mod stored_hints;
+mod upkeep;
 mod volume;
 
 pub use api::{

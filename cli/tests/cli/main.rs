@@ -11,6 +11,7 @@ mod corpus;
 mod diff;
 mod export;
 mod files;
+mod gate;
 mod hints;
 mod hostile;
 mod images;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::mountinfo::parse;
+use super::mountinfo::{parse, parse_overlays};
 use super::*;
 
 struct Scratch(tempfile::TempDir);
@@ -165,6 +165,66 @@ fn mounts_below_lists_the_newest_first() {
     );
     assert_eq!(mounts_below(&name).unwrap(), [name]);
     assert!(mounts_below(&top.with_file_name("to")).unwrap().is_empty());
+}
+
+#[test]
+fn an_overlay_looks_again_for_what_nobody_has_open() {
+    for is_read_only in [false, true] {
+        let scratch = Scratch::new();
+        let (near, far) = (scratch.dir("near"), scratch.dir("far"));
+        fs::create_dir(far.join("d")).unwrap();
+        for name in ["closed", "open", "d/f"] {
+            fs::write(far.join(name), "far").unwrap();
+        }
+        let mut spec = OverlaySpec {
+            lower: layers(&[&near, &far]),
+            ..spec(&far, &scratch)
+        };
+        if is_read_only {
+            spec.upper = None;
+        }
+        overlay(&spec).unwrap();
+        if !is_read_only {
+            fs::write(spec.target.join("written"), "kept").unwrap();
+        }
+        let read = |name: &str| fs::read_to_string(spec.target.join(name)).unwrap_or_default();
+        let names = ["closed", "open", "d/f", "written"];
+        let before = names.map(read);
+        let open = fs::File::open(spec.target.join("open")).unwrap();
+        for name in ["closed", "open"] {
+            fs::write(near.join(name), "near").unwrap();
+        }
+        assert_eq!(names.map(read), before, "what is known is not looked for");
+
+        let listed = overlays().unwrap();
+        let listed = listed.into_iter().find(|found| found.target == spec.target);
+        let found = listed.unwrap();
+        assert_eq!(found.is_read_only(), is_read_only);
+        forget_unused(&found).unwrap();
+        assert_eq!(names.map(read), ["near", "far", "far", &before[3]]);
+        drop(open);
+        forget_unused(&found).unwrap();
+        assert_eq!(read("open"), "near");
+        let refused = fs::write(spec.target.join("new"), "").is_err();
+        assert_eq!(refused, is_read_only, "it is as it was");
+
+        umount(&spec.target, Umount::IfIdle).unwrap();
+        let gone = forget_unused(&found).unwrap_err();
+        assert_eq!(gone.errno(), Some(Errno::STALE));
+    }
+}
+
+#[test]
+fn an_overlay_is_listed_once_with_its_place_and_options() {
+    let text = b"40 25 0:50 / /m\\040x rw shared:3 - overlay overlay ro,lowerdir=/a::/b\n\
+        41 25 0:50 / /again rw - overlay overlay ro,lowerdir=/a::/b\n\
+        42 25 0:51 / /t rw - tmpfs overlay rw\n43 25 x:1 / /m rw - overlay\n\xff 1 0:9 \n";
+    let expected = Overlay {
+        device: rustix::fs::makedev(0, 50),
+        target: "/m x".into(),
+        options: "ro,lowerdir=/a::/b".to_owned(),
+    };
+    assert_eq!(parse_overlays(text), [expected]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::ahead::Ahead;
 use super::counters::Counters;
+use super::in_part::InPart;
 use super::is_small;
 use super::layout::{Layers, Layout};
 use super::local::{Local, Locals, off_reactor, read_file};
@@ -32,6 +33,7 @@ pub(super) struct Inner {
     pub(super) fetches: Semaphore,
     pub(super) waiting: Semaphore,
     pub(super) counters: Counters,
+    pub(super) in_part: InPart,
     pub(super) ahead: Ahead,
     pub(super) observer: OnceLock<Arc<dyn AccessObserver>>,
 }
@@ -165,7 +167,7 @@ impl Inner {
             // It was evicted meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(%content, %error, "move a content to the store"),
-            Ok(true) => {}
+            Ok(true) => self.in_part.complete(content),
         }
         // The next read opens it where it is now.
         self.locals.remove(content);

@@ -33,12 +33,18 @@ impl NodeCache {
     /// Any [`ReadError`] of the reader, never one of the local disk.
     pub async fn place(&self, content: ContentId, size_bytes: u64) -> Result<Placed, ReadError> {
         let watch = self.watch();
+        let is_small = is_small(size_bytes);
+        // Before it is looked for: it may become complete meanwhile.
+        if !is_small {
+            self.inner.in_part.serve(content);
+        }
         let absent = self.inner.quota.is_absent(content);
         if !absent && self.link(content, size_bytes).await? {
+            self.inner.in_part.forget(content);
             self.observe(watch, content, size_bytes, 0..size_bytes, false);
             return Ok(Placed::Local);
         }
-        if !is_small(size_bytes) {
+        if !is_small {
             return Ok(Placed::Unstored);
         }
         let fetch = async { self.fetch_small(content, size_bytes, Layers::Both).await };
@@ -54,6 +60,11 @@ impl NodeCache {
         } else {
             Placed::Unstored
         })
+    }
+
+    /// Returns how many large contents became complete after the gate had begun to serve them.
+    pub fn completed_at_gate(&self) -> u64 {
+        self.inner.in_part.completed()
     }
 
     /// Links a content that is on the node into the arrivals.

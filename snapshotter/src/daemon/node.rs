@@ -24,14 +24,12 @@ use super::cache::recheck;
 use super::kept_trees::KeptTrees;
 use super::open::Opening;
 use super::pending::{Pending, Uploads};
+use super::upkeep::keep_up;
 use crate::containerd::{ContainerError, Containerd};
 use crate::hints::HintedReader;
 use crate::image::ImageError;
 use crate::snapshot::{SnapshotError, thaw_noted};
 use crate::trace::Traces;
-
-/// Between two looks for metadata mounts that nothing uses any more.
-const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 
 /// Why trees are served by the kernel where they are.
 pub const KERNEL_MODE_REASON: &str = "the kernel serves names, attributes and cached data itself";
@@ -39,6 +37,9 @@ pub const KERNEL_MODE_REASON: &str = "the kernel serves names, attributes and ca
 /// How long a node that is handed over waits for fetches (until it has ended all readers wait), and
 /// one that is stopped for the kernel.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The folder of all contents, below the mount point.
+pub(super) const GATE_FOLDER: &str = "content";
 
 /// Where sandboxes are noted while they are frozen, below the root.
 pub(super) const FROZEN_FOLDER: &str = "frozen";
@@ -220,7 +221,7 @@ impl Node {
         let view = Arc::new(View::new(Arc::clone(&cache)));
         let metadata = open_metadata(&options)?;
         if let Ok(mounts) = &metadata {
-            drop(runtime.spawn(sweep(Arc::clone(mounts), Arc::clone(&options.clock))));
+            keep_up(&runtime, mounts, &cache, &mount_point, &options.clock);
         }
         let traces = {
             let _entered = runtime.enter();
@@ -449,20 +450,6 @@ fn open_metadata(options: &NodeOptions) -> Result<Result<Arc<MetadataMounts>, St
     }
     let mounts = MetadataMounts::open(&folder, Arc::clone(&options.clock))?;
     Ok(Ok(Arc::new(mounts)))
-}
-
-/// Takes away unused mounts, for as long as the runtime lives.
-async fn sweep(mounts: Arc<MetadataMounts>, clock: Arc<dyn Clock>) {
-    loop {
-        clock.sleep(SWEEP_PERIOD).await;
-        let mounts = Arc::clone(&mounts);
-        let swept = move || mounts.sweep(MetadataMounts::UNUSED_GRACE);
-        match tokio::task::spawn_blocking(swept).await {
-            Ok(Err(error)) => tracing::warn!(%error, "sweep metadata mounts"),
-            Ok(Ok(())) => {}
-            Err(_) => return,
-        }
-    }
 }
 
 /// Makes a directory that only its owner enters: set-uid files of images are below.

@@ -18,7 +18,7 @@ use tracing::field::Empty;
 
 use super::api::{MountMode, OpenedImage, OpenedVolume};
 use super::mountable::{Located, Mountable};
-use super::node::{Node, NodeError};
+use super::node::{GATE_FOLDER, Node, NodeError};
 use super::stored_hints::stored_hints;
 use crate::image::Image;
 
@@ -435,7 +435,7 @@ impl Node {
             layers: vec![metadata],
             data: vec![
                 store,
-                self.mount_point().join("content"),
+                self.mount_point().join(GATE_FOLDER),
                 arrivals,
                 self.mount_point().join("missing"),
             ],
