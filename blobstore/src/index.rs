@@ -10,6 +10,7 @@
 
 mod awaited;
 mod gone;
+mod in_use;
 mod locations;
 
 use std::collections::{BTreeSet, HashSet};
@@ -18,12 +19,13 @@ use std::sync::{PoisonError, RwLock};
 
 use rocksdb::{ColumnFamily, DB, IteratorMode, Options, WriteBatch};
 
-use crate::database::is_in_use;
 use crate::frame::{FrameEntry, FrameItem};
 use crate::pack::{ItemKind, PackIndex, PackKind, PackName};
 use crate::wire::{Put, Truncated, Wire};
 use crate::{ChunkId, ContentId, Digest, PackId, TreeId};
 
+use in_use::is_in_use;
+pub(crate) use in_use::may_be_in_use;
 pub(crate) use locations::LOCATIONS_MAX;
 
 /// Memory for cached blocks of the index, in bytes.

@@ -21,7 +21,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use rocksdb::{DB, DBCompressionType, Options};
 
-use crate::database::may_be_in_use;
+use crate::index::may_be_in_use;
 use crate::{ChunkList, ChunkListError, ContentId, Digest, TREE_BYTES_MAX, Tree, TreeId};
 
 /// Memory for items that are not yet in a table, in bytes, of each generation.

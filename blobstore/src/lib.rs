@@ -9,7 +9,6 @@ mod chunker;
 mod clock;
 mod content_named;
 mod crash;
-mod database;
 mod digest;
 mod envelope;
 mod frame;

@@ -1,4 +1,4 @@
-//! What the databases of a node have in common: the index and what is kept.
+//! Telling why a database cannot be opened, the index or another one.
 
 // RocksDB has no codes for these: they are texts of `PosixFileSystem::LockFile` (its env/fs_posix.cc).
 const LOCKED_ELSEWHERE: &str = "IO error: While lock file: ";
@@ -6,7 +6,7 @@ const LOCKED_HERE: &str = "IO error: lock hold by current process, ";
 const NO_LOCK_FILE: &str = "IO error: while open a file for lock: ";
 
 /// Tells whether a database could not be opened because somebody has it open.
-pub(crate) fn is_in_use(error: &rocksdb::Error) -> bool {
+pub(super) fn is_in_use(error: &rocksdb::Error) -> bool {
     let text = error.to_string();
     text.starts_with(LOCKED_ELSEWHERE) || text.starts_with(LOCKED_HERE)
 }
