@@ -40,7 +40,9 @@ impl NodeCache {
         }
         let absent = self.inner.quota.is_absent(content);
         if !absent && self.link(content, size_bytes).await? {
-            self.inner.in_part.forget(content);
+            if !is_small {
+                self.inner.in_part.forget(content);
+            }
             self.observe(watch, content, size_bytes, 0..size_bytes, false);
             return Ok(Placed::Local);
         }
