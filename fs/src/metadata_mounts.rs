@@ -9,19 +9,24 @@
 //! kernel to say, which also keeps an image alive for as long as an overlay needs it. A mount that
 //! no overlay names any more goes away with a later [`MetadataMounts::sweep`].
 
+mod sealed;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use nacre_blobstore::{Clock, Digest, METADATA_IMAGE_BYTES_MAX, MetadataImageError, TreeId};
+use nacre_blobstore::{Clock, MetadataImageError, TreeId};
 
-use crate::mount::{MountError, Umount, is_metadata, metadata, overlays, shown, umount};
+use self::sealed::{is_right, write_sealed};
+use crate::mount::{MountError, Overlay, Umount, is_metadata, metadata, overlays, shown, umount};
 
 /// Space that images may take on the disk when they are not mounted, in bytes.
 const IMAGES_BYTES_MAX: u64 = 1 << 30;
+/// One for each first byte of a tree's id.
+const TURNS: usize = 256;
 
 /// Why a metadata image cannot be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +56,10 @@ pub struct MetadataMounts {
     images: PathBuf,
     mounts: PathBuf,
     clock: Arc<dyn Clock>,
-    /// When each mount was last asked for. The lock is held while one is made or taken away.
+    /// Held while an image of the trees whose ids begin with a byte is written, checked, mounted or
+    /// taken away. What the others have does not wait for it.
+    turns: [Mutex<()>; TURNS],
+    /// When each mount was last asked for.
     used: Mutex<HashMap<TreeId, Duration>>,
     /// How often each tree is held.
     held: Mutex<HashMap<TreeId, usize>>,
@@ -80,6 +88,7 @@ impl MetadataMounts {
             images,
             mounts,
             clock,
+            turns: std::array::from_fn(|_| Mutex::default()),
             used: Mutex::new(used),
             held: Mutex::default(),
         })
@@ -91,7 +100,7 @@ impl MetadataMounts {
     /// # Errors
     /// [`MetadataMountError`] when it is there and cannot be mounted.
     pub fn mounted(&self, tree: TreeId) -> Result<Option<PathBuf>, MetadataMountError> {
-        let mut used = self.lock();
+        let _turn = self.turn(tree);
         let target = self.mounts.join(tree.to_string());
         if !is_metadata(&target) {
             let image = self.images.join(tree.to_string());
@@ -100,7 +109,7 @@ impl MetadataMounts {
             }
             mount_at(&image, &target)?;
         }
-        used.insert(tree, self.clock.elapsed());
+        lock(&self.used).insert(tree, self.clock.elapsed());
         Ok(Some(target))
     }
 
@@ -114,7 +123,7 @@ impl MetadataMounts {
         tree: TreeId,
         write: impl FnOnce(&mut dyn Write) -> Result<(), MetadataImageError>,
     ) -> Result<PathBuf, MetadataMountError> {
-        let mut used = self.lock();
+        let _turn = self.turn(tree);
         let target = self.mounts.join(tree.to_string());
         if !is_metadata(&target) {
             let path = self.images.join(tree.to_string());
@@ -127,7 +136,7 @@ impl MetadataMounts {
             }
             mount_at(&path, &target)?;
         }
-        used.insert(tree, self.clock.elapsed());
+        lock(&self.used).insert(tree, self.clock.elapsed());
         Ok(target)
     }
 
@@ -141,7 +150,7 @@ impl MetadataMounts {
         let in_shard = trees.into_iter().filter(|tree| tree.as_bytes()[0] == shard);
         let is_bad = |tree: &TreeId| {
             // Nobody writes it meanwhile.
-            let _used = self.lock();
+            let _turn = self.turn(*tree);
             let image = self.images.join(tree.to_string());
             image.exists() && !is_right(&image)
         };
@@ -150,7 +159,7 @@ impl MetadataMounts {
 
     /// Returns how many images are mounted.
     pub fn count(&self) -> usize {
-        self.lock().len()
+        lock(&self.used).len()
     }
 
     /// Keeps the mount of a tree from being swept until it was [released](Self::release) as often as
@@ -181,63 +190,86 @@ impl MetadataMounts {
     /// # Errors
     /// [`MetadataMountError`] when the folders or the list of mounts cannot be read.
     pub fn sweep(&self, grace: Duration) -> Result<(), MetadataMountError> {
-        let mut used = self.lock();
         let overlays = overlays()?;
-        let now = self.clock.elapsed();
-        let held = lock(&self.held).clone();
-        used.retain(|tree, last| {
-            if held.contains_key(tree) {
-                return true;
-            }
-            let target = self.mounts.join(tree.to_string());
-            let name = shown(&target).map_or_else(|| tree.to_string(), str::to_owned);
-            let is_named = || {
-                overlays
-                    .iter()
-                    .any(|overlay| overlay.options.contains(&name))
-            };
-            if now.saturating_sub(*last) < grace || is_named() {
-                return true;
-            }
-            if is_metadata(&target)
-                && let Err(error) = umount(&target, Umount::IfIdle)
-            {
-                tracing::debug!(%tree, %error, "keep a metadata mount");
-                return true;
-            }
-            drop(fs::remove_dir(&target));
-            false
-        });
-        self.prune(&used).map_err(failed("prune", &self.images))
+        let trees: Vec<_> = lock(&self.used).keys().copied().collect();
+        for tree in trees {
+            self.sweep_tree(tree, grace, &overlays);
+        }
+        self.prune().map_err(failed("prune", &self.images))
     }
 
-    fn prune(&self, used: &HashMap<TreeId, Duration>) -> io::Result<()> {
+    fn sweep_tree(&self, tree: TreeId, grace: Duration, overlays: &[Overlay]) {
+        // Whose turn it is uses it.
+        let Some(_turn) = self.try_turn(tree) else {
+            return;
+        };
+        let last = lock(&self.used).get(&tree).copied();
+        let idle = last.map(|last| self.clock.elapsed().saturating_sub(last));
+        if idle.is_none_or(|idle| idle < grace) || lock(&self.held).contains_key(&tree) {
+            return;
+        }
+        let target = self.mounts.join(tree.to_string());
+        let name = shown(&target).map_or_else(|| tree.to_string(), str::to_owned);
+        if overlays
+            .iter()
+            .any(|overlay| overlay.options.contains(&name))
+        {
+            return;
+        }
+        if is_metadata(&target)
+            && let Err(error) = umount(&target, Umount::IfIdle)
+        {
+            tracing::debug!(%tree, %error, "keep a metadata mount");
+            return;
+        }
+        drop(fs::remove_dir(&target));
+        lock(&self.used).remove(&tree);
+    }
+
+    fn prune(&self) -> io::Result<()> {
         let mut images = Vec::new();
-        for entry in fs::read_dir(&self.images)? {
-            let entry = entry?;
-            let tree = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok());
-            if tree.is_some_and(|tree: TreeId| !used.contains_key(&tree)) {
-                let metadata = entry.metadata()?;
-                images.push((metadata.modified()?, metadata.len(), entry.path()));
+        let mut bytes = 0;
+        for tree in names(&self.images)? {
+            let path = self.images.join(tree.to_string());
+            // One that was bad is gone by now.
+            if let Ok(metadata) = fs::metadata(&path)
+                && !self.is_used(tree)
+            {
+                bytes += metadata.len();
+                images.push((metadata.modified()?, metadata.len(), tree, path));
             }
         }
         images.sort();
-        let mut bytes: u64 = images.iter().map(|(_, bytes, _)| bytes).sum();
-        for (_, len, path) in images {
+        for (_, len, tree, path) in images {
             if bytes <= IMAGES_BYTES_MAX {
                 break;
             }
-            fs::remove_file(path)?;
+            // Whose turn it is uses it.
+            let Some(_turn) = self.try_turn(tree) else {
+                continue;
+            };
+            if !self.is_used(tree) && path.exists() {
+                fs::remove_file(path)?;
+            }
             bytes -= len;
         }
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TreeId, Duration>> {
-        lock(&self.used)
+    fn is_used(&self, tree: TreeId) -> bool {
+        lock(&self.used).contains_key(&tree)
+    }
+
+    fn turn(&self, tree: TreeId) -> MutexGuard<'_, ()> {
+        lock(&self.turns[usize::from(tree.as_bytes()[0])])
+    }
+
+    fn try_turn(&self, tree: TreeId) -> Option<MutexGuard<'_, ()>> {
+        match self.turns[usize::from(tree.as_bytes()[0])].try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 
@@ -263,39 +295,6 @@ fn create_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A file that is hashed as it is written, while what is written is in the processor's cache.
-struct Hashed {
-    file: fs::File,
-    hasher: blake3::Hasher,
-}
-
-impl Write for Hashed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-/// Writes an image, and after it its BLAKE3.
-fn write_sealed(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), MetadataImageError>,
-) -> Result<(), MetadataImageError> {
-    let mut hashed = Hashed {
-        file: fs::File::create(path).map_err(MetadataImageError::Write)?,
-        hasher: blake3::Hasher::new(),
-    };
-    write(&mut hashed)?;
-    let digest = hashed.hasher.finalize();
-    let sealed = hashed.file.write_all(digest.as_bytes());
-    sealed.map_err(MetadataImageError::Write)
-}
-
 fn mount_at(image: &Path, target: &Path) -> Result<(), MetadataMountError> {
     create_folder(target).map_err(failed("create", target))?;
     Ok(metadata(image, target)?)
@@ -309,28 +308,6 @@ fn names(folder: &Path) -> io::Result<Vec<TreeId>> {
         trees.extend(name.to_str().and_then(|name| name.parse::<TreeId>().ok()));
     }
     Ok(trees)
-}
-
-/// Tells whether an image is on the disk and as it was written. One that is not is removed.
-fn is_right(path: &Path) -> bool {
-    let read = || -> io::Result<Option<Vec<u8>>> {
-        let length = fs::metadata(path)?.len();
-        let bounded = length <= (METADATA_IMAGE_BYTES_MAX + Digest::LEN) as u64;
-        bounded.then(|| fs::read(path)).transpose()
-    };
-    let bytes = match read() {
-        Ok(bytes) => bytes.unwrap_or_default(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
-        Err(_) => Vec::new(),
-    };
-    let right = bytes
-        .split_last_chunk::<{ Digest::LEN }>()
-        .is_some_and(|(image, digest)| Digest::of(image).as_bytes() == digest);
-    if !right {
-        tracing::warn!(path = %path.display(), "drop a damaged metadata image");
-        drop(fs::remove_file(path));
-    }
-    right
 }
 
 #[cfg(test)]

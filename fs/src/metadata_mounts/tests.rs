@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::FileExt as _;
 
-use nacre_blobstore::{Attributes, SystemClock};
+use nacre_blobstore::{Attributes, Digest, SystemClock};
 
 use super::*;
 use crate::erofs::ImageBuilder;
@@ -135,6 +135,24 @@ fn an_image_that_cannot_be_written_whole_is_dropped() {
     }
     assert_eq!(scene.points(), [] as [PathBuf; 0]);
     scene.mounts.mount(tree, whole(&bytes)).unwrap();
+}
+
+#[test]
+fn an_image_that_is_being_written_holds_up_no_other() {
+    let scene = Scene::new();
+    let [(tree, bytes), (other, other_bytes)] = [image(1), image(2)];
+    assert_ne!(tree.as_bytes()[0], other.as_bytes()[0]);
+    let written = scene.mounts.mount(tree, |out| {
+        out.write_all(&bytes[..100]).unwrap();
+        scene.mounts.mount(other, whole(&other_bytes)).unwrap();
+        scene.mounts.sweep(Duration::ZERO).unwrap();
+        assert_eq!(scene.points(), [] as [PathBuf; 0], "the other was swept");
+        assert!(scene.mounts.mounted(other).unwrap().is_some());
+        out.write_all(&bytes[100..]).unwrap();
+        Ok(())
+    });
+    written.unwrap();
+    assert_eq!(scene.points().len(), 2);
 }
 
 #[test]
