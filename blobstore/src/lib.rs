@@ -65,7 +65,7 @@ pub use metadata_image::{
     fetch_metadata_image,
 };
 pub use pack::{Item, ItemKind, PackIndex, PackIndexError, PackKind, PackName};
-pub use pack_loader::{AWAITED_PACKS_MAX, PackLoader};
+pub use pack_loader::{AWAITED_PACKS_MAX, MoreUrgent, PackLoader};
 pub use publish::{is_staging, publish, publish_file, publish_new, reap_staging, sync_directory};
 pub use reader::{
     Prefetched, READ_WAIT_MAX, ReadError, Reader, ReaderOptions, ReaderStats, Suspended, TierStats,

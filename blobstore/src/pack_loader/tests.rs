@@ -5,7 +5,8 @@ use crate::frame;
 use crate::pack::{Item, ItemKind, PackBuilder};
 use crate::testing::{Fault, FaultKind, FaultStore, Operation, TokioClock, memory_store};
 use crate::{
-    Chunk, ChunkId, Origin, ReadError, Reader, ReaderOptions, RetryPolicy, RetryStore, TreeId,
+    Chunk, ChunkId, Clock as _, Origin, ReadError, Reader, ReaderOptions, RetryPolicy, RetryStore,
+    TreeId,
 };
 
 /// A store of data packs with one chunk each, and a tree pack with one tree.
@@ -281,6 +282,35 @@ async fn a_dead_store_ends_waits_with_its_deadline() {
     let waited = clock.elapsed().saturating_sub(began);
     assert!(
         waited >= deadline && waited <= 2 * deadline + Duration::from_secs(1),
+        "{waited:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn inserts_are_put_off_while_something_is_more_urgent_and_not_for_ever() {
+    let clock = TokioClock::new();
+    let wait = async |urgent_for: Option<Duration>| {
+        let bench = Bench::new(1).await;
+        let node = bench.start();
+        let urgent = node.loader.put_off_inserts();
+        node.loader.expect(&bench.all()).await.unwrap();
+        let began = clock.elapsed();
+        let done = async {
+            tokio::time::sleep(urgent_for.unwrap_or(Duration::from_secs(60))).await;
+            drop(urgent);
+        };
+        let read = async {
+            assert_eq!(node.read(0).await.unwrap(), chunk(0));
+            clock.elapsed().saturating_sub(began)
+        };
+        tokio::join!(done, read).1
+    };
+    let soon = Duration::from_millis(20);
+    let waited = wait(Some(soon)).await;
+    assert!(waited >= soon && waited < PUT_OFF_MAX, "{waited:?}");
+    let waited = wait(None).await;
+    assert!(
+        waited >= PUT_OFF_MAX && waited < 2 * PUT_OFF_MAX,
         "{waited:?}"
     );
 }

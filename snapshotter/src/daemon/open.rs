@@ -371,6 +371,8 @@ impl Node {
             return Ok(None);
         };
         let id = *id;
+        // The indexes come at the same time. The first reads wait for both.
+        let urgent = self.loader.put_off_inserts();
         let bytes = match fetch_metadata_image(&*self.options.store, id).await {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -379,7 +381,7 @@ impl Node {
             }
         };
         // Checking and decompressing takes longer than mounting.
-        off_reactor(mounts, move |mounts| {
+        let mounted = off_reactor(mounts, move |mounts| {
             let mount = || {
                 let image = MetadataImage::open(tree, id, bytes);
                 let image = image.map_err(MetadataMountError::Image)?;
@@ -399,8 +401,10 @@ impl Node {
                 }
                 error => Err(error),
             })
-        })
-        .await
+        });
+        let mounted = mounted.await;
+        drop(urgent);
+        mounted
     }
 
     /// Builds the metadata image from the tree alone, without the bytes of small files, and mounts it.
