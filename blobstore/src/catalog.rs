@@ -1,6 +1,7 @@
 //! Keeping the local index equal to the packs of a store.
 
 use std::collections::BTreeSet;
+use std::future::ready;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -63,7 +64,9 @@ pub async fn load_packs(
         }
     }
     let mut fetched = stream::iter(unknown)
-        .map(|name| async move { Ok::<_, CatalogError>((name, fetch_indexes(store, name).await?)) })
+        .map(|name| async move {
+            Ok::<_, CatalogError>((name, fetch_indexes(store, name, ready(())).await?))
+        })
         .buffer_unordered(FETCHES_MAX);
     while let Some((name, packed)) = fetched.try_next().await? {
         let index = Arc::clone(index);
@@ -89,15 +92,16 @@ pub(crate) fn insert_for(
 }
 
 /// Reads the index of a pack, or if that is gone, those of the packs that hold what was needed of
-/// it.
+/// it. What came is decoded when `calm` is done.
 ///
 /// # Errors
 /// [`CatalogError`]; [`StoreError::NotFound`] inside when neither is there.
 pub(crate) async fn fetch_indexes(
     store: &Arc<dyn BlobStore>,
     name: PackName,
+    calm: impl Future<Output = ()> + Send,
 ) -> Result<Vec<(PackName, PackIndex)>, CatalogError> {
-    match fetch_index(store, name).await {
+    match fetch_index_then(store, name, calm).await {
         Err(error @ CatalogError::Store(StoreError::NotFound(_))) => {
             let found = fetch_moved(store, name).await?;
             found.ok_or(error)
@@ -241,7 +245,15 @@ pub(crate) async fn fetch_index(
     store: &Arc<dyn BlobStore>,
     name: PackName,
 ) -> Result<PackIndex, CatalogError> {
-    match fetch_copy(store, name).await {
+    fetch_index_then(store, name, ready(())).await
+}
+
+async fn fetch_index_then(
+    store: &Arc<dyn BlobStore>,
+    name: PackName,
+    calm: impl Future<Output = ()> + Send,
+) -> Result<PackIndex, CatalogError> {
+    match fetch_copy_then(store, name, calm).await {
         Err(CatalogError::Corrupt { .. } | CatalogError::Store(StoreError::NotFound(_))) => {
             fetch_footer(store, name).await
         }
@@ -253,7 +265,16 @@ pub(crate) async fn fetch_copy(
     store: &Arc<dyn BlobStore>,
     name: PackName,
 ) -> Result<PackIndex, CatalogError> {
+    fetch_copy_then(store, name, ready(())).await
+}
+
+async fn fetch_copy_then(
+    store: &Arc<dyn BlobStore>,
+    name: PackName,
+    calm: impl Future<Output = ()> + Send,
+) -> Result<PackIndex, CatalogError> {
     let (bytes, _) = store.get(&name.index_key(), INDEX_BYTES_MAX).await?;
+    calm.await;
     decode(name, bytes).await
 }
 

@@ -12,8 +12,8 @@
 //! a load that began after it came: each has the store's whole time. The notes survive the
 //! process; the loader of the next one goes on with them.
 //!
-//! Inserting takes a processor for some milliseconds a pack. Work that somebody waits for now can have
-//! it [put off](PackLoader::put_off_inserts).
+//! Decoding and inserting take a processor for some milliseconds a pack. Work that somebody waits for
+//! now can have them [put off](PackLoader::put_off_inserts).
 //!
 //! Limits: [`AWAITED_PACKS_MAX`] packs, of which [`FETCHES_MAX`] are fetched or held in memory at
 //! once, and one is inserted.
@@ -35,7 +35,7 @@ use awaited::{Awaited, Outlook};
 /// Packs that may be awaited at once, failed ones included.
 pub const AWAITED_PACKS_MAX: usize = 16_384;
 
-/// Longest that the insert of an index that came is put off.
+/// Longest that an index that came is put off.
 const PUT_OFF_MAX: Duration = Duration::from_millis(100);
 
 /// Loads the indexes of packs behind the readers of an index. Dropping it ends the loads, which
@@ -56,12 +56,12 @@ struct Shared {
     fetches: Semaphore,
     /// One at a time: the disk gains nothing by more, and readers need the other processors.
     inserts: Arc<Semaphore>,
-    /// How many want inserts put off.
+    /// How many want decoding and inserts put off.
     more_urgent: watch::Sender<usize>,
     wait_max: Duration,
 }
 
-/// Puts off the inserts of a [`PackLoader`] until it is dropped.
+/// Puts off what a [`PackLoader`] decodes and inserts until it is dropped.
 #[derive(Debug)]
 pub struct MoreUrgent(Arc<Shared>);
 
@@ -189,8 +189,8 @@ impl PackLoader {
         Ok(inserted)
     }
 
-    /// Puts off the inserts of indexes until what is returned is dropped, each for 100 ms at most; one
-    /// that began is not interrupted. For what keeps the processors busy and is waited for, such as
+    /// Puts off decoding and inserting indexes until what is returned is dropped, each for 100 ms at
+    /// most; one that began is not interrupted. For what keeps the processors busy and is waited for, such as
     /// making a mount: whoever reads after it waits for the indexes as long as before.
     pub fn put_off_inserts(&self) -> MoreUrgent {
         self.shared.more_urgent.send_modify(|count| *count += 1);
@@ -250,13 +250,15 @@ impl Shared {
 
     async fn load(&self, name: PackName) -> Result<(), CatalogError> {
         let turn = self.fetches.acquire().await;
-        let fetch = fetch_indexes(&self.store, name);
+        let mut more_urgent = self.more_urgent.subscribe();
+        let calm = async move {
+            let calm = more_urgent.wait_for(|count| *count == 0);
+            drop(tokio::time::timeout(PUT_OFF_MAX, calm).await);
+        };
+        let fetch = fetch_indexes(&self.store, name, calm);
         let seconds = self.wait_max.as_secs();
         let fetched = tokio::time::timeout(self.wait_max, fetch).await;
         let fetched = fetched.unwrap_or(Err(CatalogError::Waited { seconds }));
-        let mut more_urgent = self.more_urgent.subscribe();
-        let calm = more_urgent.wait_for(|count| *count == 0);
-        drop(tokio::time::timeout(PUT_OFF_MAX, calm).await);
         let insert = Arc::clone(&self.inserts).acquire_owned().await;
         let index = Arc::clone(&self.index);
         let done = tokio::task::spawn_blocking(move || {
