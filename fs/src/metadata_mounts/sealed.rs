@@ -126,7 +126,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image");
         for length in [0, 1, PIECE_BYTES, 3 * PIECE_BYTES + 1, 20 * PIECE_BYTES] {
-            let image: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let image: Vec<u8> = (0..251).cycle().take(length).collect();
             write_sealed(&path, |out| {
                 out.write_all(&image).map_err(MetadataImageError::Write)
             })
